@@ -1,0 +1,90 @@
+"""The heterogeneous compatibility loss: a weighted sum of terms, each reported on its own."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from hetero.config import LossConfig
+from hetero.errors import ConfigError
+from hetero.losses.alignment import alignment_loss
+from hetero.losses.influence import influence_loss
+from hetero.losses.softmax import margin_softmax_loss
+
+
+class CompatibilityLoss(nn.Module):
+    """Weighted sum of the terms named in a :class:`hetero.config.LossConfig`.
+
+    ``softmax`` trains prototypes of its own (a parameter here); ``influence`` judges under the gallery's frozen
+    prototypes (a buffer here); ``alignment`` needs the gallery embedding of the same batch.
+
+    Args:
+        gallery_prototypes: ``[c, d]``, needed by ``influence``.
+        seed: of the own prototypes' initial values.
+
+    Raises:
+        ConfigError: no term at all, or ``influence`` without gallery prototypes.
+    """
+
+    gallery_prototypes: Tensor
+
+    def __init__(
+        self,
+        config: LossConfig,
+        *,
+        num_classes: int,
+        dim: int,
+        gallery_prototypes: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        if config.influence is not None:
+            if gallery_prototypes is None:
+                raise ConfigError(
+                    "the influence term needs the gallery model's prototypes",
+                    fix="use it for students only, or use the softmax term",
+                )
+            self.register_buffer("gallery_prototypes", normalize(gallery_prototypes), persistent=False)
+        if config.softmax is not None:
+            generator = torch.Generator().manual_seed(seed)
+            self.prototypes = nn.Parameter(torch.randn(num_classes, dim, generator=generator) / dim**0.5)
+
+    @property
+    def needs_gallery(self) -> bool:
+        """Whether :meth:`forward` needs the gallery embedding."""
+        return self.config.alignment is not None
+
+    def forward(
+        self,
+        embedding: Float[Tensor, "b d"],
+        labels: Int[Tensor, " b"],
+        gallery_embedding: Float[Tensor, "b d"] | None = None,
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The weighted total and each term before weighting."""
+        config, terms = self.config, {}
+        total = embedding.new_zeros(())
+        if config.softmax is not None:
+            terms["softmax"] = margin_softmax_loss(
+                embedding, self.prototypes, labels, scale=config.softmax.scale, margin=config.softmax.margin
+            )
+            total = total + config.softmax.weight * terms["softmax"]
+        if config.influence is not None:
+            terms["influence"] = influence_loss(
+                embedding,
+                self.gallery_prototypes,
+                labels,
+                scale=config.influence.scale,
+                margin=config.influence.margin,
+            )
+            total = total + config.influence.weight * terms["influence"]
+        if config.alignment is not None:
+            if gallery_embedding is None:
+                raise ConfigError(
+                    "the alignment term needs a gallery model", fix="use it for students only"
+                )
+            terms["alignment"] = alignment_loss(embedding, gallery_embedding)
+            total = total + config.alignment.weight * terms["alignment"]
+        return total, terms

@@ -1,0 +1,141 @@
+"""ArchSpec: one member of the architecture family from which gallery models and students both come.
+
+Members of a family share what makes them *architecture-matched*: input size, stem stride, number of stages, strides,
+block kind, head and embedding dimension. Width, depth, kernel, expansion and squeeze-excite vary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hetero.errors import ConfigError
+
+MAX_WIDTH, MAX_DEPTH = 4096, 64  # beyond these a typo is likelier than a plan
+
+
+class Stage(BaseModel):
+    """A run of blocks at one resolution.
+
+    Attributes:
+        width: output channels.
+        depth: number of blocks; the first one takes the stride.
+        stride: 1 or 2.
+        kernel: side of the square kernel, odd.
+        expansion: hidden channels as a multiple of the block's input (inverted residual) or output (residual) width.
+        squeeze_excite: channel attention in every block.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = Field(ge=1, le=MAX_WIDTH)
+    depth: int = Field(default=1, ge=1, le=MAX_DEPTH)
+    stride: Literal[1, 2] = 2
+    kernel: Literal[1, 3, 5, 7] = 3
+    expansion: float = Field(default=1.0, gt=0, le=16)
+    squeeze_excite: bool = False
+
+    def hidden(self, inputs: int, block: str) -> int:
+        """Hidden channels of a block of this stage with ``inputs`` input channels."""
+        base = self.width if block == "residual" else inputs
+        return max(1, round(base * self.expansion))
+
+
+class ArchSpec(BaseModel):
+    """The whole network: image ``[channels, size, size]`` in, embedding ``[dim]`` out.
+
+    Attributes:
+        size: side of the square input, pixels. channels: 1 (grey) or 3 (RGB).
+        dim: length of the embedding.
+        block: ``residual`` (two dense convolutions) or ``inverted_residual`` (expand, depthwise, project).
+        stem_width, stem_stride: the first 3×3 convolution.
+        stages: see :class:`Stage`.
+        head: ``depthwise`` (one learned weight a position and channel, as in MobileFaceNets) or ``average`` pooling,
+            then a linear layer and batch normalisation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(ge=8, le=1024)
+    channels: Literal[1, 3] = 3
+    dim: int = Field(default=128, ge=2, le=4096)
+    block: Literal["residual", "inverted_residual"] = "residual"
+    stem_width: int = Field(default=16, ge=1, le=MAX_WIDTH)
+    stem_stride: Literal[1, 2] = 1
+    stages: tuple[Stage, ...] = Field(min_length=1, max_length=8)
+    head: Literal["depthwise", "average"] = "depthwise"
+
+    @model_validator(mode="after")
+    def _strides_fit(self) -> ArchSpec:
+        stride = self.stem_stride
+        for stage in self.stages:
+            stride *= stage.stride
+        if stride > self.size:
+            raise ValueError(
+                f"the strides multiply to {stride}, more than the input side of {self.size} pixels: "
+                "remove a stride or enlarge the input"
+            )
+        return self
+
+    def family(self) -> dict[str, object]:
+        """What two architecture-matched models have in common."""
+        return {
+            "size": self.size,
+            "channels": self.channels,
+            "dim": self.dim,
+            "block": self.block,
+            "stem_stride": self.stem_stride,
+            "strides": [stage.stride for stage in self.stages],
+            "head": self.head,
+        }
+
+    def to_json(self) -> str:
+        """JSON text that :func:`parse_arch` reads back to an equal spec."""
+        return self.model_dump_json(indent=2)
+
+
+def parse_arch(text: str | bytes) -> ArchSpec:
+    """Read an ArchSpec from JSON.
+
+    Raises:
+        ConfigError: naming each field that is wrong and why.
+    """
+    try:
+        return ArchSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise ConfigError("this is no valid architecture", got=validation_lines(error)) from error
+
+
+def load_arch(path: Path | str) -> ArchSpec:
+    """Read an ArchSpec from a JSON file; errors as :func:`parse_arch`, and for a missing file."""
+    try:
+        return parse_arch(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(f"no architecture file at {path}", fix="check the path") from None
+
+
+def require_same_family(student: ArchSpec, gallery: ArchSpec, *, name: str) -> None:
+    """Refuse a student that is not architecture-matched to the gallery model.
+
+    Raises:
+        ConfigError: naming every trait that differs.
+    """
+    own, other = student.family(), gallery.family()
+    differing = [key for key in own if own[key] != other[key]]
+    if differing:
+        raise ConfigError(
+            f"student {name!r} is not of the gallery model's family",
+            got=", ".join(f"{key} {own[key]}" for key in differing),
+            expected=", ".join(f"{key} {other[key]}" for key in differing),
+            fix="give both the same value; width, depth, kernel, expansion and squeeze_excite may differ",
+        )
+
+
+def validation_lines(error: ValidationError) -> str:
+    """A pydantic error as one line: ``stages.0.width: Input should be …; …``."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors()
+    )

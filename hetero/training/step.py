@@ -1,0 +1,45 @@
+"""One training step: the gallery model's forward once, then every trainee's own step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hetero.training.trainee import Trainee
+
+Terms = dict[str, dict[str, Tensor]]
+"""For each trainee its detached ``total`` and unweighted terms, 0-dimensional tensors."""
+
+
+def train_step(
+    trainees: Sequence[Trainee],
+    gallery: nn.Module | None,
+    image: Float[Tensor, "b c h w"],
+    labels: Int[Tensor, " b"],
+    *,
+    learning_rate: float,
+    autocast: torch.dtype | None = None,
+) -> Terms:
+    """Update every trainee on one batch of augmented, colour-normalised pictures.
+
+    Args:
+        gallery: the frozen gallery model in evaluation mode; its forward runs once however many trainees there are,
+            and not at all where no trainee's loss needs it.
+        autocast: dtype of mixed precision on a GPU, None for full precision.
+    """
+    with torch.autocast(image.device.type, dtype=autocast, enabled=autocast is not None):
+        gallery_embedding = None
+        if gallery is not None and any(trainee.loss.needs_gallery for trainee in trainees):
+            with torch.no_grad():
+                gallery_embedding = gallery(image).float()
+        terms: Terms = {}
+        for trainee in trainees:
+            embedding = trainee.network(image).float()
+            with torch.autocast(image.device.type, enabled=False):
+                total, parts = trainee.loss(embedding, labels, gallery_embedding)
+            trainee.update(total, learning_rate)
+            terms[trainee.name] = {"total": total.detach()} | {key: part.detach() for key, part in parts.items()}
+    return terms

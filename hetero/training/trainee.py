@@ -1,0 +1,128 @@
+"""One network in training with its loss, optimizer and moving average, and its state as flat named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from hetero.config import LossConfig, TrainConfig
+from hetero.errors import CheckpointError
+from hetero.losses.compatibility import CompatibilityLoss
+from hetero.models.arch import ArchSpec
+from hetero.models.network import EmbeddingNetwork, build_network
+
+
+class Trainee:
+    """What a training step updates: the gallery model in its phase, each student in theirs.
+
+    Args:
+        num_classes: of the training split. gallery_prototypes: ``[c, d]`` for students, None for the gallery model.
+        seed: of the weights. device: where everything lives.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arch: ArchSpec,
+        loss: LossConfig,
+        train: TrainConfig,
+        *,
+        num_classes: int,
+        gallery_prototypes: Tensor | None,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.name = name
+        self.network: EmbeddingNetwork = build_network(arch, seed=seed).to(
+            device, memory_format=torch.channels_last
+        )
+        self.loss = CompatibilityLoss(
+            loss, num_classes=num_classes, dim=arch.dim, gallery_prototypes=gallery_prototypes, seed=seed
+        ).to(device)
+        self.optimizer = _optimizer([self.network, self.loss], train)
+        self.average: AveragedModel | None = None
+        if train.ema_decay is not None:
+            self.average = AveragedModel(
+                self.network, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay), use_buffers=True
+            )
+
+    def update(self, loss: Tensor, learning_rate: float) -> None:
+        """One optimizer step on ``loss``."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    @property
+    def result(self) -> EmbeddingNetwork:
+        """The network to keep: the moving average where there is one."""
+        if self.average is None:
+            return self.network
+        averaged = self.average.module
+        assert isinstance(averaged, EmbeddingNetwork)  # noqa: S101 - AveragedModel wraps what it was given
+        return averaged
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, by name, for safetensors."""
+        tensors = {f"{self.name}/{kind}/{key}": value for kind, key, value in self._module_tensors()}
+        for index, entry in self.optimizer.state_dict()["state"].items():
+            for key, value in entry.items():
+                if value is not None:
+                    tensors[f"{self.name}/optimizer/{index}/{key}"] = torch.as_tensor(value)
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`state` gave.
+
+        Raises:
+            CheckpointError: a tensor is missing or of another shape.
+        """
+        modules: dict[str, nn.Module] = dict(self._modules())
+        for kind, module in modules.items():
+            prefix = f"{self.name}/{kind}/"
+            own = {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
+            try:
+                module.load_state_dict(own)
+            except RuntimeError as error:
+                raise CheckpointError(
+                    f"the saved training state does not fit {self.name!r}",
+                    got=" ".join(str(error).split())[:200],
+                    fix="resume with the config that started the run",
+                ) from error
+        prefix = f"{self.name}/optimizer/"
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(prefix):
+                index, key = name.removeprefix(prefix).split("/")
+                entries.setdefault(int(index), {})[key] = tensor
+        whole: dict[str, Any] = self.optimizer.state_dict()
+        whole["state"] = entries
+        self.optimizer.load_state_dict(whole)
+
+    def _modules(self) -> list[tuple[str, nn.Module]]:
+        modules: list[tuple[str, nn.Module]] = [("network", self.network), ("loss", self.loss)]
+        return modules + ([("average", self.average)] if self.average is not None else [])
+
+    def _module_tensors(self) -> list[tuple[str, str, Tensor]]:
+        return [
+            (kind, key, value) for kind, module in self._modules() for key, value in module.state_dict().items()
+        ]
+
+
+def _optimizer(modules: list[nn.Module], train: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW; scales, shifts and biases (one dimension) are not decayed."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.momentum > 0)
+    return torch.optim.AdamW(groups, lr=train.lr)

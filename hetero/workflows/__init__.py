@@ -1,0 +1,1 @@
+"""What the commands do, composed of the other rooms; torch is imported inside functions."""

@@ -1,0 +1,52 @@
+"""``hetero train``: the gallery model, then all students, in one resumable run directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hetero.config import RunConfig
+from hetero.data.open import open_dataset
+from hetero.errors import MissingExtraError
+from hetero.logs import Progress
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Where the checkpoints of a finished run are."""
+
+    run: Path
+    space_id: str
+    gallery: Path
+    students: dict[str, Path]
+
+
+def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int | None = None) -> TrainedRun:
+    """Train everything in ``config`` into ``out``, continuing where an earlier process stopped.
+
+    Args:
+        threads: CPU threads of this process, None for torch's choice. A resumed run is bit-exact only with the same number.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("hetero train", "torch", "train") from None
+    from hetero.training.cloud import train_gallery
+    from hetero.training.device import resolve_device
+    from hetero.training.run import run_directory
+    from hetero.training.students import train_students
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = resolve_device(config.device)
+    with run_directory(out, config) as run:
+        dataset = open_dataset(config.data)
+        gallery = train_gallery(config, dataset, run, device=device, progress=progress)
+        if config.students:
+            train_students(config, dataset, gallery, run, device=device, progress=progress)
+    return TrainedRun(
+        run=out,
+        space_id=gallery.space.id,
+        gallery=out / "gallery",
+        students={student.name: out / "students" / student.name for student in config.students},
+    )

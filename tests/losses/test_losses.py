@@ -1,0 +1,137 @@
+"""Each term against a naive Python loop, in float32 and float64, and the weighted sum."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from hetero.config import AlignmentConfig, InfluenceConfig, LossConfig, SoftmaxConfig
+from hetero.errors import ConfigError
+from hetero.losses.alignment import alignment_loss
+from hetero.losses.compatibility import CompatibilityLoss
+from hetero.losses.influence import influence_loss
+from hetero.losses.softmax import margin_softmax_loss
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def unit(row: list[float]) -> list[float]:
+    length = math.sqrt(sum(value * value for value in row))
+    return [value / length for value in row]
+
+
+def naive_softmax(embedding, prototypes, labels, scale, margin) -> float:
+    losses = []
+    for row, label in zip(embedding.tolist(), labels.tolist(), strict=True):
+        x = unit(row)
+        logits = []
+        for index, prototype in enumerate(prototypes.tolist()):
+            cosine = sum(a * b for a, b in zip(x, unit(prototype), strict=True))
+            logits.append(scale * (cosine - (margin if index == label else 0.0)))
+        losses.append(math.log(sum(math.exp(v) for v in logits)) - logits[label])
+    return sum(losses) / len(losses)
+
+
+def example(dtype, seed=0, batch=5, classes=7, dim=4):
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.randn(batch, dim, generator=generator, dtype=dtype) * 3
+    prototypes = torch.randn(classes, dim, generator=generator, dtype=dtype)
+    labels = torch.randint(0, classes, (batch,), generator=generator)
+    return embedding, prototypes, labels
+
+
+@DTYPES
+@pytest.mark.parametrize(("scale", "margin"), [(1.0, 0.0), (16.0, 0.2), (30.0, 0.5)])
+def test_margin_softmax_equals_a_naive_loop(dtype, scale, margin):
+    embedding, prototypes, labels = example(dtype)
+    found = margin_softmax_loss(embedding, prototypes, labels, scale=scale, margin=margin)
+    assert float(found) == pytest.approx(
+        naive_softmax(embedding, prototypes, labels, scale, margin), rel=TOLERANCE[dtype]
+    )
+
+
+@DTYPES
+def test_influence_equals_a_naive_loop_and_leaves_the_prototypes_alone(dtype):
+    embedding, prototypes, labels = example(dtype, seed=1)
+    embedding.requires_grad_(True)
+    prototypes.requires_grad_(True)
+    found = influence_loss(embedding, prototypes, labels, scale=16.0, margin=0.1)
+    found.backward()
+    assert float(found.detach()) == pytest.approx(
+        naive_softmax(embedding, prototypes, labels, 16.0, 0.1), rel=TOLERANCE[dtype]
+    )
+    assert prototypes.grad is None
+    assert embedding.grad is not None
+    assert embedding.grad.abs().max() > 0
+
+
+@DTYPES
+def test_alignment_equals_a_naive_loop_and_moves_only_the_query(dtype):
+    query, gallery, _ = example(dtype, seed=2, batch=6, classes=6)
+    query.requires_grad_(True)
+    gallery.requires_grad_(True)
+    found = alignment_loss(query, gallery)
+    found.backward()
+    naive = [
+        1 - sum(a * b for a, b in zip(unit(q), unit(g), strict=True))
+        for q, g in zip(query.tolist(), gallery.tolist(), strict=True)
+    ]
+    assert float(found.detach()) == pytest.approx(sum(naive) / len(naive), rel=TOLERANCE[dtype])
+    assert gallery.grad is None
+    assert query.grad is not None
+    assert query.grad.abs().max() > 0
+
+
+def test_alignment_is_zero_for_the_same_direction_and_two_for_the_opposite():
+    x = torch.tensor([[3.0, 4.0]])
+    assert float(alignment_loss(2 * x, x)) == pytest.approx(0, abs=1e-6)
+    assert float(alignment_loss(-x, x)) == pytest.approx(2, abs=1e-6)
+
+
+def test_compatibility_loss_is_the_weighted_sum_and_reports_each_term():
+    embedding, prototypes, labels = example(torch.float32)
+    gallery_embedding = example(torch.float32, seed=5)[0]
+    config = LossConfig(
+        softmax=SoftmaxConfig(weight=0.5),
+        influence=InfluenceConfig(weight=2.0, scale=8, margin=0.1),
+        alignment=AlignmentConfig(weight=10),
+    )
+    loss = CompatibilityLoss(config, num_classes=7, dim=4, gallery_prototypes=prototypes, seed=3)
+    total, terms = loss(embedding, labels, gallery_embedding)
+    assert set(terms) == {"softmax", "influence", "alignment"}
+    influence = naive_softmax(embedding, prototypes, labels, 8, 0.1)
+    assert float(terms["influence"]) == pytest.approx(influence, rel=1e-5)
+    assert float(terms["alignment"]) == pytest.approx(
+        float(alignment_loss(embedding, gallery_embedding)), rel=1e-6
+    )
+    expected = 0.5 * float(terms["softmax"].detach()) + 2 * influence + 10 * float(terms["alignment"])
+    assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
+    assert [name for name, _ in loss.named_parameters()] == ["prototypes"]
+
+
+def test_own_prototypes_depend_on_the_seed_alone():
+    config = LossConfig(softmax=SoftmaxConfig())
+    first, same, other = (CompatibilityLoss(config, num_classes=3, dim=4, seed=s) for s in (1, 1, 2))
+    assert torch.equal(first.prototypes, same.prototypes)
+    assert not torch.equal(first.prototypes, other.prototypes)
+
+
+def test_influence_without_prototypes_is_refused():
+    with pytest.raises(ConfigError, match="gallery model's prototypes"):
+        CompatibilityLoss(LossConfig(influence=InfluenceConfig()), num_classes=3, dim=4)
+
+
+def test_alignment_without_a_gallery_model_is_refused():
+    loss = CompatibilityLoss(LossConfig(alignment=AlignmentConfig()), num_classes=3, dim=4)
+    embedding, _, labels = example(torch.float32)
+    with pytest.raises(ConfigError, match="needs a gallery model"):
+        loss(embedding, labels % 3)
+
+
+def test_a_loss_without_terms_is_refused():
+    with pytest.raises(ValidationError, match="at least one of"):
+        LossConfig()

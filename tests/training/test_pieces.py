@@ -1,0 +1,148 @@
+"""The small parts of training: schedule, augmentation, journal, states, devices."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import pytest
+import torch
+
+from hetero.config import AugmentConfig
+from hetero.errors import CheckpointError, ConfigError
+from hetero.training.augment import augment
+from hetero.training.device import autocast_dtype, resolve_device
+from hetero.training.journal import Journal, read_journal
+from hetero.training.resume import State, commit_state, latest_state
+from hetero.training.schedule import learning_rate
+
+
+def test_learning_rate_warms_up_linearly_and_falls_as_half_a_cosine():
+    rates = [learning_rate(s, peak=2.0, warmup_steps=10, total_steps=110) for s in range(110)]
+    assert rates[:10] == pytest.approx([0.2 * (s + 1) for s in range(10)])
+    for step in (10, 35, 60, 109):
+        assert rates[step] == pytest.approx(1 + math.cos(math.pi * (step - 10) / 100))
+    assert rates[10] == max(rates) == 2.0
+
+
+def test_warm_up_is_at_most_a_tenth_of_a_short_run():
+    assert learning_rate(2, peak=1.0, warmup_steps=200, total_steps=20) == pytest.approx(1.0)
+
+
+PICTURE = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+EVERYTHING = AugmentConfig(
+    rotate_deg=20, log_scale=0.2, shear=0.2, translate=0.1, flip=0.5, brightness=0.2, contrast=0.2, noise=0.1
+)
+
+
+def test_augment_is_a_function_of_seed_and_step():
+    first = augment(PICTURE, EVERYTHING, seed=3, step=9)
+    assert torch.equal(first, augment(PICTURE, EVERYTHING, seed=3, step=9))
+    assert not torch.equal(first, augment(PICTURE, EVERYTHING, seed=3, step=10))
+    assert not torch.equal(first, augment(PICTURE, EVERYTHING, seed=4, step=9))
+
+
+def test_no_augmentation_leaves_the_picture_alone():
+    assert torch.equal(augment(PICTURE, AugmentConfig(), seed=0, step=0), PICTURE)
+
+
+def test_a_certain_flip_mirrors():
+    flipped = augment(PICTURE, AugmentConfig(flip=1.0), seed=0, step=0)
+    assert torch.allclose(flipped, PICTURE.flip(3), atol=1e-5)
+
+
+def test_rotation_turns_by_the_drawn_angle_within_the_bound():
+    dot = torch.zeros(64, 1, 33, 33)
+    dot[:, :, 16, 28] = 1  # twelve pixels right of the centre
+    turned = augment(dot, AugmentConfig(rotate_deg=30), seed=1, step=0)
+    angles = []
+    for picture in turned[:, 0]:
+        rows, columns = torch.meshgrid(torch.arange(33.0), torch.arange(33.0), indexing="ij")
+        x, y = (picture * columns).sum() / picture.sum() - 16, (picture * rows).sum() / picture.sum() - 16
+        angles.append(math.degrees(math.atan2(y, x)))
+        assert math.hypot(x, y) == pytest.approx(12, abs=0.5)
+    assert max(map(abs, angles)) < 31
+    assert max(angles) > 20
+    assert min(angles) < -20
+
+
+def test_translation_scale_brightness_contrast_and_noise_do_what_they_say():
+    flat = torch.full((200, 1, 8, 8), 0.25)
+    lit = augment(flat, AugmentConfig(brightness=0.5), seed=0, step=0) - flat
+    assert lit.abs().max() <= 0.5
+    assert lit.std() > 0.2
+    noisy = augment(flat, AugmentConfig(noise=0.3), seed=0, step=0) - flat
+    assert float(noisy.std()) == pytest.approx(0.3, rel=0.05)
+    contrasted = augment(PICTURE, AugmentConfig(contrast=0.5), seed=0, step=0)
+    ratio = contrasted.std((1, 2, 3)) / PICTURE.std((1, 2, 3))
+    assert torch.allclose(contrasted.mean((1, 2, 3)), PICTURE.mean((1, 2, 3)), atol=1e-5)
+    assert ((ratio > 0.5) & (ratio < 1.5)).all()
+    assert ratio.std() > 0.05
+
+
+def test_journal_rewinds_to_the_committed_step_and_ignores_a_torn_line(tmp_path):
+    journal = Journal(tmp_path / "metrics.jsonl")
+    for phase, step in (("gallery", 10), ("gallery", 20), ("students", 10), ("students", 20)):
+        journal.append({"phase": phase, "step": step})
+    with open(journal.path, "a") as stream:
+        stream.write('{"phase": "students", "st')
+    assert len(read_journal(journal.path)) == 4
+    journal.rewind("students", 10)
+    assert [(line["phase"], line["step"]) for line in read_journal(journal.path)] == [
+        ("gallery", 10),
+        ("gallery", 20),
+        ("students", 10),
+    ]
+    assert journal.path.read_text().endswith("}\n")
+
+
+def state(step):
+    return State(step=step, tensors={"a/w": torch.full((3,), float(step))}, meter={"steps": 1, "sums": {}})
+
+
+def test_the_newest_state_comes_back_and_two_are_kept(tmp_path):
+    assert latest_state(tmp_path / "none") is None
+    for step in (1, 2, 10):
+        commit_state(tmp_path, state(step))
+    found = latest_state(tmp_path)
+    assert found is not None
+    assert found.step == 10
+    assert torch.equal(found.tensors["a/w"], torch.full((3,), 10.0))
+    assert found.meter == {"steps": 1, "sums": {}}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000002", "step-000000010"]
+
+
+def test_a_damaged_newest_state_gives_the_one_before_with_a_warning(tmp_path, caplog):
+    commit_state(tmp_path, state(1))
+    commit_state(tmp_path, state(2))
+    file = tmp_path / "step-000000002" / "state.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        found = latest_state(tmp_path)
+    assert found is not None
+    assert found.step == 1
+    assert "step-000000002" in caplog.text
+
+
+def test_no_intact_state_is_an_error_not_a_fresh_start(tmp_path):
+    commit_state(tmp_path, state(1))
+    record = tmp_path / "step-000000001" / "state.json"
+    record.write_text(json.dumps({"step": 1}))
+    with pytest.raises(CheckpointError, match="no training state .* is intact"):
+        latest_state(tmp_path)
+
+
+def test_devices(monkeypatch):
+    assert resolve_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto").type == "cpu"
+    with pytest.raises(ConfigError, match="'cuda' is not available"):
+        resolve_device("cuda")
+    assert autocast_dtype(torch.device("cpu"), True) is None
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert autocast_dtype(torch.device("cuda"), True) is torch.bfloat16
+    assert autocast_dtype(torch.device("cuda"), False) is None

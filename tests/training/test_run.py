@@ -1,0 +1,229 @@
+"""Whole small runs: they learn, they log, they resume to the same bits, and they refuse what they must."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy import toy_config, toy_tree, write_pictures
+
+from hetero.errors import CheckpointError, ConfigError, StorageError, TrainingError
+from hetero.logs import SilentProgress
+from hetero.models.checkpoint import load_model
+from hetero.training import loop, students
+from hetero.training.journal import read_journal
+from hetero.workflows.train import train_run
+
+
+class Killed(BaseException):
+    """Stands for the end of the process at one point."""
+
+
+class StopAt(SilentProgress):
+    """Ends the process after so many advances."""
+
+    def __init__(self, advances: int) -> None:
+        self.left = advances
+
+    def advance(self, done, *, losses, images_per_s):
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("data") / "toy.npz")
+
+
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return train_run(toy_config(pictures), out, progress=SilentProgress())
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.glob("**/model.safetensors"))}
+
+
+def journal(run: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in read_journal(run / "metrics.jsonl")]
+
+
+def test_losses_fall_and_every_term_is_logged(finished):
+    lines = read_journal(finished.run / "metrics.jsonl")
+    own = {name for line in lines if line["phase"] == "students" for name in line["loss"]}
+    assert own == {"small", "alone"}
+    first, last = ([line for line in lines if line["phase"] == "students"][i]["loss"] for i in (0, -1))
+    assert set(first["small"]) == {"total", "influence", "alignment"}
+    assert set(first["alone"]) == {"total", "softmax"}
+    assert last["small"]["alignment"] < 0.7 * first["small"]["alignment"]
+    for part in (first["small"], last["small"]):
+        assert part["total"] == pytest.approx(part["influence"] + 10 * part["alignment"], rel=1e-5)
+
+
+def test_spaces_of_a_finished_run(finished):
+    gallery = load_model(finished.gallery)
+    small = load_model(finished.students["small"])
+    alone = load_model(finished.students["alone"])
+    assert small.space.id == gallery.space.id == finished.space_id
+    assert alone.space.id != gallery.space.id
+    assert gallery.prototypes is not None
+    assert torch.allclose(gallery.prototypes.norm(dim=1), torch.ones(8), atol=1e-5)
+    assert gallery.card.classes == tuple(f"pattern {i}" for i in range(8))
+
+
+@pytest.mark.parametrize("advances", [1, 5, 7, 10])
+def test_an_interrupted_run_ends_with_the_same_bits(pictures, finished, tmp_path, advances):
+    config = toy_config(pictures)
+    with pytest.raises(Killed):
+        train_run(config, tmp_path / "cut", progress=StopAt(advances))
+    train_run(config, tmp_path / "cut", progress=SilentProgress())
+    assert weights(tmp_path / "cut") == weights(finished.run)
+    assert journal(tmp_path / "cut") == journal(finished.run)
+
+
+def test_ema_adamw_and_pk_resume_to_the_same_bits(pictures, tmp_path):
+    overrides = tuple(
+        f"{section}.{item}"
+        for section in ("gallery.train", "student_training")
+        for item in ("ema_decay=0.9", "optimizer=adamw", "lr=0.003", "save_every_steps=2", "sampler.kind=pk")
+    )
+    config = toy_config(pictures, overrides)
+    train_run(config, tmp_path / "whole", progress=SilentProgress())
+    with pytest.raises(Killed):
+        train_run(config, tmp_path / "cut", progress=StopAt(3))
+    train_run(config, tmp_path / "cut", progress=SilentProgress())
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_the_result_with_ema_is_the_moving_average(pictures, tmp_path):
+    plain = train_run(toy_config(pictures), tmp_path / "a", progress=SilentProgress())
+    averaged = train_run(
+        toy_config(pictures, ("gallery.train.ema_decay=0.5",)), tmp_path / "b", progress=SilentProgress()
+    )
+    one, two = (load_model(run.gallery).network.project.weight for run in (plain, averaged))
+    assert not torch.equal(one, two)
+    assert torch.allclose(one, two, atol=0.2)
+
+
+def test_a_finished_run_is_left_alone(pictures, finished):
+    before = weights(finished.run)
+    again = train_run(toy_config(pictures), finished.run, progress=StopAt(1))
+    assert again == finished
+    assert weights(finished.run) == before
+
+
+def test_the_gallery_forward_runs_once_a_batch_for_two_students(pictures, tmp_path, monkeypatch):
+    tree = toy_tree(pictures)
+    tree["students"][1] = tree["students"][0] | {"name": "second"}
+    from hetero.config import RunConfig
+
+    calls = {"gallery": 0, "steps": 0}
+    real_step = loop.train_step
+
+    def counting(trainees, gallery, image, labels, **options):
+        if gallery is not None:
+            calls["steps"] += 1
+            handle = gallery.register_forward_hook(lambda *_: calls.__setitem__("gallery", calls["gallery"] + 1))
+            terms = real_step(trainees, gallery, image, labels, **options)
+            handle.remove()
+            return terms
+        return real_step(trainees, gallery, image, labels, **options)
+
+    monkeypatch.setattr(loop, "train_step", counting)
+    train_run(RunConfig.model_validate(tree), tmp_path / "run", progress=SilentProgress())
+    assert calls["steps"] == 3 * (96 // 16)
+    assert calls["gallery"] == calls["steps"]
+
+
+def test_a_loss_that_is_not_a_number_names_step_and_trainee_and_keeps_the_last_state(pictures, tmp_path):
+    config = toy_config(pictures, ("gallery.train.lr=1e30", "gallery.train.save_every_steps=1"))
+    with pytest.raises(TrainingError, match=r"loss of 'gallery' is not a number at step .*lower train.lr.*after step"):
+        train_run(config, tmp_path / "run", progress=SilentProgress())
+    states = list((tmp_path / "run" / "state" / "gallery").iterdir())
+    assert states
+    for state in states:
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(state / "state.safetensors").values())
+
+
+def test_another_config_is_refused_naming_the_key(pictures, finished):
+    with pytest.raises(ConfigError, match=r"another config; got seed 9 \(was 0\).*--out"):
+        train_run(toy_config(pictures, ("seed=9",)), finished.run, progress=SilentProgress())
+
+
+def test_a_run_directory_of_another_version_is_refused_and_untouched(pictures, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"schema_version": 99}))
+    with pytest.raises(CheckpointError, match=r"another version of hetero; got schema_version 99; expected 1"):
+        train_run(toy_config(pictures), tmp_path, progress=SilentProgress())
+    assert json.loads((tmp_path / "run.json").read_text()) == {"schema_version": 99}
+
+
+def test_a_damaged_run_record_is_refused(pictures, tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run.json is damaged"):
+        train_run(toy_config(pictures), tmp_path, progress=SilentProgress())
+
+
+def test_two_processes_do_not_train_in_one_directory(pictures, tmp_path):
+    import filelock
+
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(StorageError, match="another process is training"):
+        train_run(toy_config(pictures), tmp_path, progress=SilentProgress())
+
+
+def test_a_full_disk_while_saving_loses_no_committed_step(pictures, finished, tmp_path, monkeypatch):
+    import errno
+    import os
+
+    config, out = toy_config(pictures), tmp_path / "run"
+    real, calls = os.fsync, {"left": 12}
+
+    def fills_up(descriptor):
+        calls["left"] -= 1
+        if calls["left"] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fills_up)
+        with pytest.raises(StorageError, match="disk is full"):
+            train_run(config, out, progress=SilentProgress())
+    assert list((out / "state" / "gallery").glob("step-*"))
+    train_run(config, out, progress=SilentProgress())
+    assert weights(out) == weights(finished.run)
+
+
+def test_students_of_other_classes_than_the_gallery_models_are_refused(pictures, finished, tmp_path):
+    from hetero.data.open import open_dataset
+
+    other = write_pictures(tmp_path / "other.npz", num_classes=8)
+    config = toy_config(other)
+    with pytest.raises(ConfigError, match="other classes"):
+        students.train_students(
+            config,
+            open_dataset(config.data),
+            load_model(finished.gallery),
+            tmp_path / "run",
+            device=torch.device("cpu"),
+            progress=SilentProgress(),
+        )
+
+
+def test_tensorboard_writes_events(pictures, tmp_path):
+    train_run(toy_config(pictures, ("gallery.train.tensorboard=true",)), tmp_path / "run", progress=SilentProgress())
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_training_needs_no_global_seed(pictures, finished, tmp_path):
+    torch.manual_seed(123)
+    np.random.seed(123)  # noqa: NPY002
+    train_run(toy_config(pictures), tmp_path / "run", progress=SilentProgress())
+    assert weights(tmp_path / "run") == weights(finished.run)
