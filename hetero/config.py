@@ -67,7 +67,7 @@ class AugmentConfig(_Record):
     Attributes:
         rotate_deg: degrees. log_scale: natural logarithm of the scale, per axis. shear: tangent.
         translate: fraction of the side. flip: probability of a left-right flip.
-        brightness, contrast: fractions of the full range and of the contrast. noise: standard deviation, full range 1.
+        brightness, noise: in units of the colour-normalised picture (1 is one ``preprocess.std``). contrast: a factor 1 ±.
     """
 
     rotate_deg: float = Field(default=0.0, ge=0, le=180)
@@ -150,6 +150,24 @@ class StudentConfig(_Record):
         return self
 
 
+class ExpectConfig(_Record):
+    """What must hold for every compatible student, beside the rule; ``hetero compat`` exits with 1 where it does not.
+
+    Attributes:
+        share_of_paragon: heterogeneous R@1 / paragon R@1, at least.
+        macs_ratio: the gallery model's MACs / the student's, at least.
+        paragon_r_at_1: at least.
+        paragon_over_pixels: paragon R@1 − R@1 of raw pixels, at least.
+        control_times_chance: R@1 of a control against the gallery / chance, at most.
+    """
+
+    share_of_paragon: float | None = Field(default=None, ge=0)
+    macs_ratio: float | None = Field(default=None, ge=0)
+    paragon_r_at_1: float | None = Field(default=None, ge=0, le=1)
+    paragon_over_pixels: float | None = Field(default=None, ge=-1, le=1)
+    control_times_chance: float | None = Field(default=3.0, ge=1)
+
+
 class EvaluationConfig(_Record):
     """What ``hetero compat`` measures.
 
@@ -163,6 +181,7 @@ class EvaluationConfig(_Record):
     exclude_groups: bool = True
     false_accept_rates: tuple[float, ...] = (1e-3,)
     resamples: int = Field(default=2000, ge=100)
+    expect: ExpectConfig = ExpectConfig()
 
 
 class RunConfig(_Record):
@@ -235,6 +254,20 @@ def parse_config(text: str, overrides: Sequence[str] = (), *, source: str = "con
         raise ConfigError(f"{source} is no mapping", got=type(tree).__name__, expected="key: value lines")
     for override in overrides:
         _apply(tree, override)
+    return _validated(tree, source)
+
+
+def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The config with ``key.path=value`` overrides applied; errors as :func:`load_config`."""
+    if not overrides:
+        return config
+    tree = config.model_dump(mode="json")
+    for override in overrides:
+        _apply(tree, override)
+    return _validated(tree, "the config with --set")
+
+
+def _validated(tree: dict[str, Any], source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(_expand(tree))
     except ValidationError as error:

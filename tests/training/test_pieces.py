@@ -13,7 +13,7 @@ from hetero.config import AugmentConfig
 from hetero.errors import CheckpointError, ConfigError
 from hetero.training.augment import augment
 from hetero.training.device import autocast_dtype, resolve_device
-from hetero.training.journal import Journal, read_journal
+from hetero.journal import Journal, read_journal
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.schedule import learning_rate
 

@@ -18,7 +18,7 @@ from hetero.errors import CheckpointError, ConfigError, StorageError, TrainingEr
 from hetero.logs import SilentProgress
 from hetero.models.checkpoint import load_model
 from hetero.training import loop, students
-from hetero.training.journal import read_journal
+from hetero.journal import read_journal
 from hetero.workflows.train import train_run
 
 

@@ -1,0 +1,464 @@
+"""The ``hetero`` command. Each command composes the rooms; results go to stdout, progress and errors to stderr.
+
+Exit codes: 0 done, 1 a check failed, 2 bad usage or input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json as json_module
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hetero.errors import ConfigError, HeteroError
+
+app = typer.Typer(
+    help="Visual search across devices: one large gallery model, small query models, one embedding space.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+Command = TypeVar("Command", bound=Callable[..., None])
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Set = Annotated[Optional[list[str]], typer.Option("--set", help="Override a config key: key.path=value.")]
+Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads (default: torch's choice).")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and list them.")]
+
+
+class CheckFailedError(Exception):
+    """Everything ran, but something measured is not as it must be: exit code 1."""
+
+
+def command(function: Command) -> Command:
+    """Register a command whose errors become one clear line (or one JSON document) and an exit code."""
+
+    @functools.wraps(function)
+    def reported(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except CheckFailedError as failure:
+            _stderr().print(f"failed: {failure}", style="bold red")
+            raise typer.Exit(1) from None
+        except HeteroError as error:
+            if kwargs.get("json"):
+                kind = {"type": type(error).__name__, "message": str(error)}
+                _print_json({"error": kind | {"what": error.what, "fix": error.fix}})
+            _stderr().print(f"error: {error}", style="bold red", markup=False)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            _stderr().print("interrupted; what was saved is intact")
+            raise typer.Exit(130) from None
+
+    app.command()(reported)
+    return function
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+@command
+def demo(
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
+    set_: Set = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Train, export, verify, search and report on the embedded glyph images, in minutes.
+
+    Example: hetero demo --out runs/demo
+    """
+    from importlib.resources import files
+
+    import exporters
+    from hetero.config import parse_config
+    from hetero.data.open import open_dataset
+    from hetero.logs import stderr_progress
+    from hetero.retrieval.gallery import open_gallery
+    from hetero.workflows.evaluate import evaluate_run
+    from hetero.workflows.index import index_pictures
+    from hetero.workflows.pictures import save_pictures
+    from hetero.workflows.query import find_matches, save_sheet
+    from hetero.workflows.source import open_source
+    from hetero.workflows.train import train_run
+
+    say = _stderr().print
+    text = files("hetero").joinpath("demo.yaml").read_text(encoding="utf-8")
+    config = parse_config(text, set_ or [], source="the demo config")
+    say("preparing the glyph images")
+    dataset = open_dataset(config.data)
+    trained = train_run(config, out, progress=stderr_progress(), threads=threads)
+    report = evaluate_run(out, say=say)
+    student = next(s.name for s in config.students if s.role == "compatible")
+    manifest = save_pictures(dataset, out / "pictures", split=config.evaluation.split)
+    pictures = sorted(manifest.parent.glob("*.png"))
+    say(f"exporting {student}")
+    bundle = exporters.export(trained.students[student], out / f"{student}.hetero", golden_images=_read(pictures[::97][:8]))
+    verified = exporters.verify(bundle.path, expected_space=trained.space_id)
+    index_pictures(trained.gallery, open_source(manifest), out / "gallery-index")
+    gallery = open_gallery(out / "gallery-index")
+    query = pictures[0]
+    queries = _bundle_vectors(bundle.path, [query], skip_bad=False)
+    [matches] = find_matches(queries, gallery, 6)
+    save_sheet(query, matches[1:], out / "query.png")  # the first match is the query's own picture
+    _write_report(report, out)
+    if json:
+        _print_json(report.model_dump(mode="json", by_alias=True))
+    else:
+        _print_report(report)
+        lines = [out / "report.html", bundle.path, out / "gallery-index", out / "query.png"]
+        Console().print("report, bundle, gallery, query picture: " + ", ".join(map(str, lines)), soft_wrap=True)
+    if not verified.passed:
+        raise CheckFailedError(f"{bundle.path} does not verify")
+    _require(report)
+
+
+@command
+def train(
+    config: Annotated[Path, typer.Argument(help="Run config, YAML.")],
+    out: Annotated[Optional[Path], typer.Option(help="Run directory (default: runs/NAME).")] = None,
+    set_: Set = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Train the gallery model and all students; the same command continues an interrupted run.
+
+    Example: hetero train examples/omniglot.yaml --set gallery.train.epochs=20
+    """
+    from hetero.config import load_config
+    from hetero.logs import stderr_progress
+    from hetero.workflows.train import train_run
+
+    loaded = load_config(config, set_ or [])
+    trained = train_run(loaded, out or Path("runs") / loaded.name, progress=stderr_progress(), threads=threads)
+    if json:
+        _print_json(
+            {
+                "run": str(trained.run),
+                "space_id": trained.space_id,
+                "gallery": str(trained.gallery),
+                "students": {name: str(path) for name, path in trained.students.items()},
+            }
+        )
+    else:
+        Console().print(f"trained into {trained.run}, space {trained.space_id}; next: hetero compat {trained.run}")
+
+
+@command
+def compat(
+    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    split: Annotated[Optional[str], typer.Option(help="Classes to search (default: the config's).")] = None,
+    bundle: Annotated[
+        Optional[list[str]], typer.Option(help="STUDENT=BUNDLE: embed this student's queries with onnxruntime.")
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Where report.json goes (default: the run).")] = None,
+    set_: Set = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Measure the four retrieval cells and the compatibility rule; exit code 1 where a check fails.
+
+    Example: hetero compat runs/omniglot --json
+    """
+    from hetero.workflows.evaluate import evaluate_run
+
+    _set_threads(threads)
+    report = evaluate_run(
+        run,
+        split=split,
+        overrides=set_ or [],
+        embedders={name: _bundle_embedder(path) for name, path in map(_named_bundle, bundle or [])},
+        say=_stderr().print,
+    )
+    changed = bool(split or bundle or set_)
+    if out is not None or not changed:
+        _write_report(report, out or run)
+    if json:
+        _print_json(report.model_dump(mode="json", by_alias=True))
+    else:
+        _print_report(report)
+    _require(report)
+
+
+@command
+def index(
+    model: Annotated[Path, typer.Argument(help="The gallery model's checkpoint, e.g. runs/NAME/gallery.")],
+    source: Annotated[Path, typer.Argument(help="Folder of images, .csv manifest, .npz or .yaml config.")],
+    out: Annotated[Path, typer.Option(help="Gallery directory to write.")] = Path("gallery"),
+    split: Annotated[Optional[str], typer.Option(help="Only this split's images.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    skip_bad: SkipBad = False,
+    json: Json = False,
+) -> None:
+    """Embed images with the gallery model and write a gallery to search.
+
+    Example: hetero index runs/demo/gallery runs/demo/pictures/manifest.csv --out runs/demo/gallery-index
+    """
+    from hetero.workflows.index import index_pictures
+    from hetero.workflows.source import open_source
+
+    dataset = open_source(source, skip_bad=skip_bad)
+    record, skipped = index_pictures(model, dataset, out, split=split, device=device, skip_bad=skip_bad)
+    if json:
+        _print_json({"gallery": str(out), "skipped": list(skipped), **record.model_dump(mode="json")})
+    else:
+        Console().print(f"{record.count} vectors of space {record.space_id} in {out}")
+        _list_skipped(skipped)
+
+
+@command
+def query(
+    gallery: Annotated[Path, typer.Argument(help="Gallery directory.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files to search with.")],
+    model: Annotated[Path, typer.Option(help="Query model: a checkpoint or a .hetero bundle.")],
+    top: Annotated[int, typer.Option(min=1, help="Matches per image.")] = 5,
+    sheet: Annotated[Optional[Path], typer.Option(help="Picture of the first image beside its matches.")] = None,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+) -> None:
+    """Print the top matches of image files and save a picture of them.
+
+    Example: hetero query runs/demo/gallery-index runs/demo/pictures/000014.png --model runs/demo/small.hetero
+    """
+    from hetero.retrieval.gallery import open_gallery
+    from hetero.workflows.query import embed_with_checkpoint, find_matches, save_sheet
+
+    opened = open_gallery(gallery)
+    if (model / "manifest.json").exists() or model.suffix == ".hetero":
+        queries = _bundle_vectors(model, images, skip_bad=skip_bad)
+    else:
+        queries = embed_with_checkpoint(model, images, skip_bad=skip_bad)
+    found = find_matches(queries, opened, top) if queries.paths else []
+    sheet = sheet or Path("query.png")
+    if found:
+        save_sheet(queries.paths[0], found[0], sheet)
+    if json:
+        results = [
+            {"query": str(path), "matches": [vars(match) for match in matches]}
+            for path, matches in zip(queries.paths, found, strict=True)
+        ]
+        shown = str(sheet) if found else None
+        _print_json({"space_id": queries.space_id, "results": results, "skipped": list(queries.skipped), "sheet": shown})
+        return
+    for path, matches in zip(queries.paths, found, strict=True):
+        table = Table("score", "class", "path", title=str(path), title_justify="left")
+        for match in matches:
+            table.add_row(f"{match.similarity:.3f}", match.class_name, match.path)
+        Console().print(table)
+    if found:
+        Console().print(f"picture: {sheet}")
+    _list_skipped(queries.skipped)
+
+
+@command
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A student's checkpoint, e.g. runs/NAME/students/STUDENT.")],
+    out: Annotated[Optional[Path], typer.Option(help="Bundle to write (default: STUDENT.hetero).")] = None,
+    golden: Annotated[Optional[list[Path]], typer.Option(help="Image file kept as golden input; repeatable.")] = None,
+    licence: Annotated[str, typer.Option(help="SPDX expression for the weights.")] = "NOASSERTION",
+    json: Json = False,
+) -> None:
+    """Export a student to ONNX in a verified bundle.
+
+    Example: hetero export runs/demo/students/small --out small.hetero
+    """
+    import exporters
+
+    target = out or Path(f"{checkpoint.name}.hetero")
+    bundle = exporters.export(checkpoint, target, golden_images=_read(golden) if golden else None, licence=licence)
+    manifest = bundle.manifest.model_dump(mode="json")
+    if json:
+        _print_json({"bundle": str(bundle.path), "manifest": manifest})
+        return
+    table = Table("file", "size", "max abs", "min cosine", title=str(bundle.path), title_justify="left")
+    for file in bundle.manifest.files:
+        parity = file.parity
+        table.add_row(file.path, f"{file.size_bytes:,} B", f"{parity.max_abs:.1e}", f"{parity.min_cosine:.7f}")
+    Console().print(table)
+
+
+@command
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A .hetero bundle.")],
+    space: Annotated[Optional[str], typer.Option(help="Space id that it must be in.")] = None,
+    gallery: Annotated[Optional[Path], typer.Option(help="Gallery whose space it must be in.")] = None,
+    json: Json = False,
+) -> None:
+    """Check a bundle again: hashes, golden preprocessing, golden embeddings, space; exit code 1 on a failure.
+
+    Example: hetero verify small.hetero --gallery runs/demo/gallery-index
+    """
+    import exporters
+    from hetero.retrieval.gallery import open_gallery
+
+    if space is not None and gallery is not None:
+        raise ConfigError("--space and --gallery both name a space", fix="give one of them")
+    expected = open_gallery(gallery).record.space_id if gallery is not None else space
+    report = exporters.verify(bundle, expected_space=expected)
+    if json:
+        _print_json(report.to_json())
+    else:
+        table = Table("check", "result", "detail", title=str(bundle), title_justify="left")
+        for check in report.checks:
+            table.add_row(check.name, "passed" if check.passed else "FAILED", check.detail)
+        Console().print(table)
+    if not report.passed:
+        raise CheckFailedError(f"{bundle} does not verify")
+
+
+@command
+def report(
+    run: Annotated[Path, typer.Argument(help="Run directory with a report.json.")],
+    json: Json = False,
+) -> None:
+    """Write the HTML page of a run's report.json and print its table.
+
+    Example: hetero report runs/demo
+    """
+    from hetero.report.build import load_report
+
+    loaded = load_report(run)
+    _write_report(loaded, run if run.is_dir() else run.parent)
+    if json:
+        _print_json(loaded.model_dump(mode="json", by_alias=True))
+    else:
+        _print_report(loaded)
+        Console().print(f"page: {(run if run.is_dir() else run.parent) / 'report.html'}")
+
+
+@command
+def data(
+    source: Annotated[Path, typer.Argument(help="Folder of images, .csv, .npz or .yaml run config.")],
+    split: Annotated[Optional[str], typer.Option(help="Split for --sheet and --save-images.")] = None,
+    sheet: Annotated[Optional[Path], typer.Option(help="Save sample images of random classes as a PNG.")] = None,
+    save_images: Annotated[Optional[Path], typer.Option(help="Write the images as PNG files with a manifest.csv.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    skip_bad: SkipBad = False,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Describe a set of images: classes, splits, sizes, roles, groups, unreadable files.
+
+    Example: hetero data examples/omniglot.yaml --sheet sheet.png --split test
+    """
+    from hetero.data.describe import contact_sheet, describe
+    from hetero.workflows.pictures import save_pictures
+    from hetero.workflows.source import open_source
+
+    dataset = open_source(source, set_ or [], skip_bad=skip_bad)
+    content = describe(dataset)
+    if sheet is not None:
+        content["sheet"] = {"path": str(sheet), "classes": contact_sheet(dataset, split or _any_split(dataset), sheet, seed)}
+    if save_images is not None:
+        content["manifest"] = str(save_pictures(dataset, save_images, split=split))
+    if json:
+        _print_json(content)
+        return
+    table = Table("split", "images", "classes", title=dataset.name, title_justify="left")
+    for name, counts in content["splits"].items():
+        table.add_row(name, f"{counts['images']:,}", f"{counts['classes']:,}")
+    table.add_row("all", f"{content['images']:,}", f"{content['classes']:,}")
+    Console().print(table)
+    for key in ("pixels", "roles", "groups", "sheet", "manifest"):
+        if content.get(key):
+            Console().print(f"{key}: {content[key]}")
+    _list_skipped(content["skipped"])
+
+
+def _any_split(dataset: Any) -> str:
+    if not dataset.splits:
+        raise ConfigError(f"{dataset.name} has no splits", fix="leave --sheet out, or put the classes into splits")
+    return next(iter(dataset.splits))
+
+
+def _named_bundle(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if not separator:
+        raise ConfigError("--bundle has no '='", got=repr(text), expected="--bundle STUDENT=PATH.hetero")
+    return name, Path(path)
+
+
+def _bundle_embedder(path: Path) -> Callable[[Any, Any], Any]:
+    import exporters
+
+    opened = exporters.open_bundle(path)
+
+    def embed(dataset: Any, indices: Any) -> Any:
+        if dataset.in_memory:
+            from hetero.data.pixels import read_pixels
+
+            return exporters.embed_pixels(opened, read_pixels(dataset, indices, opened.manifest.preprocess), threads=2)
+        return exporters.embed_files(opened, [dataset.images[i] for i in indices], threads=2)[0]
+
+    return embed
+
+
+def _bundle_vectors(path: Path, images: list[Path], *, skip_bad: bool) -> Any:
+    import exporters
+    from hetero.workflows.query import QueryVectors
+
+    bundle = exporters.open_bundle(path)
+    vectors, skipped = exporters.embed_files(bundle, images, skip_bad=skip_bad)
+    left_out = {entry.index for entry in skipped}
+    kept = tuple(image for place, image in enumerate(images) if place not in left_out)
+    lines = tuple(entry.reason for entry in skipped)
+    return QueryVectors(vectors, kept, lines, bundle.manifest.space.id, f"bundle {path}")
+
+
+def _read(paths: list[Path]) -> list[Any]:
+    from hetero.preprocess import load_pixels
+
+    return [load_pixels(path) for path in paths]
+
+
+def _write_report(report: Any, folder: Path) -> None:
+    from hetero.report.build import write_report
+
+    write_report(report, folder)
+
+
+def _print_report(report: Any) -> None:
+    from hetero.report.build import render_terminal
+
+    Console().print(render_terminal(report))
+
+
+def _require(report: Any) -> None:
+    bad = [f"{check.name}: got {check.value}, expected {check.expected}" for check in report.checks if not check.passed]
+    if bad:
+        raise CheckFailedError("; ".join(bad))
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _list_skipped(lines: Any) -> None:
+    if lines:
+        Console().print(f"left out {len(lines)} unreadable images:")
+        for line in lines:
+            Console().print(f"  {line}", soft_wrap=True, markup=False)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _print_json(content: object) -> None:
+    sys.stdout.write(json_module.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

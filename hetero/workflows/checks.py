@@ -1,0 +1,71 @@
+"""What must hold for a run to count as good: the compatibility rule, and what the config expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hetero.config import RunConfig
+from hetero.report.schema import Baselines, Check, Student
+
+
+def make_checks(config: RunConfig, students: Sequence[Student], baselines: Baselines) -> list[Check]:
+    """One check a statement; ``hetero compat`` exits with 1 where one does not hold."""
+    expect = config.evaluation.expect
+    checks: list[Check] = []
+    for student in students:
+        heterogeneous, paragon = student.cells.heterogeneous.r_at_1.value, student.cells.paragon.r_at_1.value
+        if student.role == "compatible":
+            checks.append(_rule(student))
+            if expect.share_of_paragon is not None:
+                checks.append(
+                    _at_least(
+                        f"{student.name}: heterogeneous R@1 / paragon R@1",
+                        heterogeneous / paragon if paragon else 0.0,
+                        expect.share_of_paragon,
+                    )
+                )
+            if expect.macs_ratio is not None:
+                checks.append(_at_least(f"{student.name}: fewer MACs, times", student.macs.ratio, expect.macs_ratio))
+        elif expect.control_times_chance is not None and baselines.chance is not None:
+            limit = expect.control_times_chance * baselines.chance.r_at_1.value
+            checks.append(
+                Check(
+                    name=f"{student.name}: a control's R@1 against the gallery is near chance",
+                    passed=heterogeneous <= limit,
+                    value=heterogeneous,
+                    expected=f"≤ {limit:.4f} ({expect.control_times_chance:g} × chance)",
+                )
+            )
+    if students:
+        checks += _paragon(config, students, baselines)
+    return checks
+
+
+def failed(checks: Iterable[Check]) -> list[Check]:
+    """Those that do not hold."""
+    return [check for check in checks if not check.passed]
+
+
+def _rule(student: Student) -> Check:
+    result = student.rule.map_at_r
+    return Check(
+        name=f"{student.name}: compatibility rule, heterogeneous − homogeneous mAP@R",
+        passed=result.satisfied,
+        value=result.difference,
+        expected="95 % interval above 0",
+    )
+
+
+def _paragon(config: RunConfig, students: Sequence[Student], baselines: Baselines) -> list[Check]:
+    expect, paragon = config.evaluation.expect, students[0].cells.paragon.r_at_1.value
+    checks = []
+    if expect.paragon_r_at_1 is not None:
+        checks.append(_at_least("paragon R@1", paragon, expect.paragon_r_at_1))
+    if expect.paragon_over_pixels is not None and baselines.raw_pixels is not None:
+        gain = paragon - baselines.raw_pixels.r_at_1.value
+        checks.append(_at_least("paragon R@1 − raw pixels' R@1", gain, expect.paragon_over_pixels))
+    return checks
+
+
+def _at_least(name: str, value: float, limit: float) -> Check:
+    return Check(name=name, passed=value >= limit, value=value, expected=f"≥ {limit:g}")

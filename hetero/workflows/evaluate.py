@@ -1,0 +1,302 @@
+"""``hetero compat``: the four cells of every student of a run, with everything else that the report shows."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import hetero
+from hetero.config import RunConfig, with_overrides
+from hetero.data.dataset import Dataset
+from hetero.data.open import open_dataset
+from hetero.data.pixels import read_pixels
+from hetero.errors import ConfigError, MissingExtraError, nearest
+from hetero.report import schema
+from hetero.report.assemble import curves_from_journal, make_report
+from hetero.retrieval.bootstrap import interval
+from hetero.retrieval.compat import CompatReport, chance_level, compare, pixel_baseline
+from hetero.retrieval.metrics import score
+from hetero.retrieval.protocol import Protocol, for_dataset
+from hetero.retrieval.verification import Threshold, calibrate, count_pairs
+from hetero.space import Compatibility
+from hetero.workflows.checks import make_checks
+from hetero.workflows.examples import make_examples
+from hetero.journal import read_journal
+
+if TYPE_CHECKING:
+    from hetero.models.checkpoint import LoadedModel
+
+Embedder = Callable[[Dataset, np.ndarray], np.ndarray]
+"""``embedder(dataset, indices [m]) -> float32 [m, dim]``: a student run elsewhere than in torch."""
+
+MAX_CALIBRATION_QUERIES = 4000  # × the training gallery: tens of millions of impostor pairs, in seconds
+HISTOGRAM_BINS = 80
+
+
+@dataclass(frozen=True)
+class Searched:
+    """One split ready to be searched."""
+
+    indices: np.ndarray
+    pixels: np.ndarray
+    protocol: Protocol
+
+
+def evaluate_run(
+    run: Path,
+    *,
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+    embedders: Mapping[str, Embedder] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> schema.Report:
+    """Embed a split with the gallery model and every student of a run, and score all cells.
+
+    Where the split is the config's own and torch embedded it, the students' checkpoints receive their metrics,
+    thresholds and what was measured about their compatibility.
+
+    Args:
+        run: a finished run directory. split: instead of the config's ``evaluation.split``.
+        overrides: ``key.path=value``, e.g. to search other data.
+        embedders: by student name, instead of torch: how an exported bundle is scored.
+        say: told what is going on.
+
+    Raises:
+        ConfigError, CheckpointError, DataError, RetrievalError: as the parts do.
+    """
+    try:
+        import torch
+
+        from hetero.models.checkpoint import load_model
+        from hetero.models.embed import embed
+        from hetero.training.device import resolve_device
+        from hetero.training.run import read_run
+    except ImportError:
+        raise MissingExtraError("hetero compat", "torch", "train") from None
+
+    record = read_run(run)
+    config = with_overrides(RunConfig.model_validate(record["config"]), overrides)
+    split = split or config.evaluation.split
+    device = str(resolve_device(config.device))
+    gallery = load_model(run / "gallery")
+    students = {student.name: load_model(run / "students" / student.name) for student in config.students}
+    for name in embedders or {}:
+        if name not in students:
+            raise ConfigError(f"the run has no student {name!r}", expected=nearest(name, students))
+    dataset = open_dataset(config.data)
+    if not config.evaluation.exclude_groups:
+        dataset = replace(dataset, groups=None)
+
+    say(f"reading the pictures of {dataset.name}")
+    test, train = (_searched(dataset, name, config) for name in (split, "train"))
+    sides = {"test": test, "train": train}
+    say("embedding with the gallery model")
+    by_gallery = {
+        key: embed(gallery.network.to(device), side.pixels, config.preprocess, device=device)
+        for key, side in sides.items()
+    }
+    scored: dict[str, CompatReport] = {}
+    thresholds: dict[str, tuple[Threshold, ...]] = {}
+    by_student: dict[str, np.ndarray] = {}
+    for name, model in students.items():
+        say(f"embedding and scoring {name}")
+        own = {}
+        for key, side in sides.items():
+            if embedders and name in embedders:
+                own[key] = embedders[name](dataset, side.indices)
+            else:
+                own[key] = embed(model.network.to(device), side.pixels, config.preprocess, device=device)
+        scored[name] = compare(
+            own["test"],
+            by_gallery["test"],
+            test.protocol,
+            seed=config.seed,
+            resamples=config.evaluation.resamples,
+            macs=_costs(gallery, model)[0],
+            params=_costs(gallery, model)[1],
+        )
+        by_student[name] = own["test"]
+        if model.card.role == "compatible":
+            thresholds[name] = calibrate(
+                _pairs(own["train"], by_gallery["train"], train.protocol),
+                _pairs(own["test"], by_gallery["test"], test.protocol),
+                config.evaluation.false_accept_rates,
+                max_queries=MAX_CALIBRATION_QUERIES,
+                seed=config.seed,
+            )
+        if split == config.evaluation.split and not overrides and not embedders:
+            _record(run, name, model, scored[name], thresholds.get(name, ()), f"{dataset.name}/{split}")
+
+    say("scoring raw pixels")
+    baselines = _baselines(test, config)
+    entries = [_student(name, students[name], scored[name]) for name in students]
+    compatible = [name for name in students if students[name].card.role == "compatible"]
+    journal = read_journal(run / "metrics.jsonl")
+    return make_report(
+        space_id=gallery.space.id,
+        run=schema.Run(
+            name=config.name,
+            command=" ".join(["hetero", *sys.argv[1:]]) if "hetero" in Path(sys.argv[0]).name else "hetero compat",
+            config=config.model_dump(mode="json", exclude_none=True),
+            config_sha256=config.digest(),
+            hetero_version=hetero.__version__,
+            versions={
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "torch": str(torch.__version__),
+            },
+            seed=config.seed,
+            device=device,
+            threads=int(record["threads"]),
+            dataset=_describe(dataset, split, test, config),
+            **_speeds(journal, config),
+        ),
+        students=entries,
+        baselines=baselines,
+        thresholds=[_threshold(name, item) for name, items in thresholds.items() for item in items],
+        histograms=[_histogram(name, by_student[name], by_gallery["test"], test.protocol) for name in students],
+        examples=make_examples(
+            dataset, test, {name: (by_student[name], scored[name]) for name in compatible[:1]}, by_gallery["test"], config.seed
+        ),
+        curves=curves_from_journal(journal),
+        checks=make_checks(config, entries, baselines),
+    )
+
+
+def _searched(dataset: Dataset, split: str, config: RunConfig) -> Searched:
+    indices = dataset.split(split)
+    return Searched(indices, read_pixels(dataset, indices, config.preprocess), for_dataset(dataset, indices))
+
+
+def _pairs(query: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndarray, Protocol]:
+    return query[protocol.query_ids], gallery[protocol.gallery_ids], protocol
+
+
+def _costs(gallery: LoadedModel, student: LoadedModel) -> tuple[tuple[int, int], tuple[int, int]]:
+    from hetero.models.cost import cost
+
+    large, small = cost(gallery.arch), cost(student.arch)
+    return (large.macs, small.macs), (large.params, small.params)
+
+
+def _student(name: str, model: LoadedModel, scored: CompatReport) -> schema.Student:
+    content = scored.to_json()
+    metrics = ("r_at_1", "r_at_5", "map_at_r", "map", "mrr")
+    return schema.Student.model_validate(
+        {
+            "name": name,
+            "role": model.card.role,
+            "cells": {
+                cell: {metric: values[metric] for metric in metrics} for cell, values in content["cells"].items()
+            },
+            "rule": content["rule"],
+            "macs": content["macs"],
+            "params": content["params"],
+        }
+    )
+
+
+def _record(
+    run: Path, name: str, model: LoadedModel, scored: CompatReport, thresholds: Sequence[Threshold], data: str
+) -> None:
+    from hetero.models.checkpoint import update_card
+
+    changes: dict[str, Any] = {"metrics": scored.to_json(), "thresholds": tuple(t.to_json() for t in thresholds)}
+    if model.card.role == "compatible":
+        facts = tuple(
+            Compatibility(
+                query_weights_sha256=model.card.weights_sha256,
+                metric=metric,
+                heterogeneous=scored.cells["heterogeneous"][metric].value,
+                homogeneous=scored.cells["homogeneous"][metric].value,
+                satisfied=rule.satisfied,
+                data=data,
+            )
+            for metric, rule in scored.rule.items()
+        )
+        changes["space"] = model.space.model_copy(update={"compatible": facts})
+    update_card(run / "students" / name, **changes)
+
+
+def _baselines(test: Searched, config: RunConfig) -> schema.Baselines:
+    pixels = pixel_baseline(test.pixels)
+    scores = score(*_pairs(pixels, pixels, test.protocol))
+    values = {
+        metric: schema.Interval(
+            **interval(scores.per_query(metric), config.seed, resamples=config.evaluation.resamples).to_json()
+        )
+        for metric in ("r_at_1", "r_at_5", "map_at_r")
+    }
+    return schema.Baselines(
+        raw_pixels=schema.Baseline(description="cosine of the pictures' pixels, mean removed", **values),
+        chance=schema.Baseline(
+            description="expected score of a random ranking", r_at_1=schema.Interval.exact(chance_level(test.protocol))
+        ),
+    )
+
+
+def _describe(dataset: Dataset, split: str, test: Searched, config: RunConfig) -> schema.DataDescription:
+    protocol = "leave-one-out: every image is a query against all others"
+    if dataset.roles is not None:
+        protocol = "queries against the gallery, as the data's roles say"
+    if dataset.groups is not None:
+        protocol += "; images of one group never match each other"
+    train = dataset.split("train")
+    return schema.DataDescription(
+        name=dataset.name,
+        split=split,
+        images=len(test.indices),
+        classes=len(np.unique(dataset.labels[test.indices])),
+        queries=len(test.protocol.query_ids),
+        protocol=protocol,
+        train_images=len(train),
+        train_classes=len(np.unique(dataset.labels[train])),
+    )
+
+
+def _speeds(journal: Sequence[Mapping[str, Any]], config: RunConfig) -> dict[str, dict[str, float]]:
+    """Seconds and images/s by phase, from the lines that survived: work thrown away by a kill is not counted."""
+    seconds: dict[str, float] = {}
+    images: dict[str, float] = {}
+    last: dict[str, int] = {}
+    for line in journal:
+        phase = line["phase"]
+        train = config.gallery.train if phase == "gallery" else config.student_training
+        count = (line["step"] - last.get(phase, 0)) * (train.batch_size if train else 0)
+        last[phase] = line["step"]
+        seconds[phase] = seconds.get(phase, 0.0) + count / max(line["images_per_s"], 1e-9)
+        images[phase] = images.get(phase, 0.0) + count
+    return {
+        "durations_s": {phase: round(value, 1) for phase, value in seconds.items()},
+        "images_per_s": {phase: round(images[phase] / max(seconds[phase], 1e-9), 1) for phase in seconds},
+    }
+
+
+def _threshold(name: str, threshold: Threshold) -> schema.Threshold:
+    return schema.Threshold(
+        student=name,
+        false_accept_rate=threshold.far,
+        similarity=threshold.similarity,
+        impostor_pairs=threshold.impostor_pairs,
+        true_accept_rate=threshold.true_accept_rate.value,
+        measured_false_accept_rate=threshold.false_accept_rate.value,
+    )
+
+
+def _histogram(name: str, query: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> schema.Histogram:
+    counts = count_pairs(*_pairs(query, gallery, protocol), max_queries=MAX_CALIBRATION_QUERIES)
+    edges = np.linspace(-1, 1, HISTOGRAM_BINS + 1)
+    place = np.clip(np.searchsorted(edges, counts.lower_edges, side="right") - 1, 0, HISTOGRAM_BINS - 1)
+    matching, impostor = (
+        np.bincount(place, weights=part, minlength=HISTOGRAM_BINS).astype(int).tolist()
+        for part in (counts.genuine, counts.impostor)
+    )
+    return schema.Histogram(
+        student=name, edges=tuple(edges.tolist()), matching=tuple(matching), non_matching=tuple(impostor)
+    )

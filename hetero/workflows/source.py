@@ -1,0 +1,56 @@
+"""What a person may point a command at: a folder of pictures, a CSV manifest, an npz file or a run config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hetero.config import load_config
+from hetero.data.csv import CsvConfig
+from hetero.data.dataset import Dataset
+from hetero.data.files import is_picture
+from hetero.data.folder import FolderConfig
+from hetero.data.npz import NpzConfig
+from hetero.data.open import DataConfig, open_dataset
+from hetero.errors import ConfigError, DataError
+
+
+def open_source(source: Path, overrides: Sequence[str] = (), *, skip_bad: bool = False) -> Dataset:
+    """The dataset behind a path.
+
+    A folder of pictures without sub-folders is one class, ``unlabelled``. Classes of a single picture are welcome:
+    a gallery is searched, not trained on.
+
+    Args:
+        overrides: ``key.path=value`` of a run config. skip_bad: list unreadable pictures instead of failing.
+
+    Raises:
+        ConfigError: a path that is none of these. DataError: as the readers say.
+    """
+    if source.suffix in (".yaml", ".yml"):
+        return open_dataset(load_config(source, overrides).data)
+    if overrides:
+        raise ConfigError("--set needs a run config", got=str(source), expected="a .yaml file")
+    if source.is_dir():
+        loose = sorted(path for path in source.iterdir() if path.is_file() and is_picture(path.name))
+        if loose and not any(path.is_dir() for path in source.iterdir()):
+            return Dataset(source.name, tuple(loose), np.zeros(len(loose), np.int64), ("unlabelled",), {})
+        return open_dataset(FolderConfig(path=source, min_images_per_class=1, skip_bad=skip_bad))
+    configs: dict[str, DataConfig] = {
+        ".csv": CsvConfig(path=source, min_images_per_class=1, skip_bad=skip_bad),
+        ".npz": NpzConfig(path=source, min_images_per_class=1),
+    }
+    if source.suffix not in configs:
+        raise DataError(
+            f"{source} is no source of pictures",
+            expected="a folder of images, a .csv manifest, an .npz file or a .yaml run config",
+            fix="check the path",
+        )
+    return open_dataset(configs[source.suffix])
+
+
+def indices_of(dataset: Dataset, split: str | None) -> np.ndarray:
+    """The images of a split, or all of them."""
+    return np.arange(len(dataset)) if split is None else dataset.split(split)
