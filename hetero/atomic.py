@@ -29,7 +29,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f"{_TEMPORARY}{path.name}.{uuid.uuid4().hex[:8]}")
-    with _storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as stream:
@@ -65,7 +65,7 @@ def directory(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     recover(path)
-    with _storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f"{_TEMPORARY}{path.name}.*"):
             shutil.rmtree(stale, ignore_errors=True)
@@ -102,7 +102,8 @@ def recover(path: Path | str) -> None:
 
 
 @contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk and a refused path into one clear :class:`StorageError` about ``path``."""
     try:
         yield
     except OSError as error:

@@ -49,8 +49,8 @@ def command(function: Command) -> Command:
             raise typer.Exit(1) from None
         except HeteroError as error:
             if kwargs.get("json"):
-                kind = {"type": type(error).__name__, "message": str(error)}
-                _print_json({"error": kind | {"what": error.what, "fix": error.fix}})
+                content = {"type": type(error).__name__, "message": str(error), "what": error.what, "fix": error.fix}
+                _print_json({"error": content})
             _stderr().print(f"error: {error}", style="bold red", markup=False)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
@@ -102,7 +102,7 @@ def demo(
     manifest = save_pictures(dataset, out / "pictures", split=config.evaluation.split)
     pictures = sorted(manifest.parent.glob("*.png"))
     say(f"exporting {student}")
-    bundle = exporters.export(trained.students[student], out / f"{student}.hetero", golden_images=_read(pictures[::97][:8]))
+    bundle = exporters.export(trained.students[student], out / f"{student}.hetero", golden_images=pictures[::97][:8])
     verified = exporters.verify(bundle.path, expected_space=trained.space_id)
     index_pictures(trained.gallery, open_source(manifest), out / "gallery-index")
     gallery = open_gallery(out / "gallery-index")
@@ -274,7 +274,7 @@ def export(
     import exporters
 
     target = out or Path(f"{checkpoint.name}.hetero")
-    bundle = exporters.export(checkpoint, target, golden_images=_read(golden) if golden else None, licence=licence)
+    bundle = exporters.export(checkpoint, target, golden_images=golden or None, licence=licence)
     manifest = bundle.manifest.model_dump(mode="json")
     if json:
         _print_json({"bundle": str(bundle.path), "manifest": manifest})
@@ -412,12 +412,6 @@ def _bundle_vectors(path: Path, images: list[Path], *, skip_bad: bool) -> Any:
     kept = tuple(image for place, image in enumerate(images) if place not in left_out)
     lines = tuple(entry.reason for entry in skipped)
     return QueryVectors(vectors, kept, lines, bundle.manifest.space.id, f"bundle {path}")
-
-
-def _read(paths: list[Path]) -> list[Any]:
-    from hetero.preprocess import load_pixels
-
-    return [load_pixels(path) for path in paths]
 
 
 def _write_report(report: Any, folder: Path) -> None:

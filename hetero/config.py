@@ -100,6 +100,8 @@ class TrainConfig(_Record):
         lr: peak learning rate. warmup_steps: linear warm-up, then cosine to 0.
         weight_decay: on weights of two or more dimensions only.
         ema_decay: decay per step of the exponential moving average that is kept as the result; null keeps the last.
+        turned_views: also align students to the gallery model on every picture turned or mirrored into a stranger,
+            see :func:`hetero.training.augment.turned_views`.
         save_every_steps: a state that survives ``kill -9`` is committed this often, and at the end of each epoch.
     """
 
@@ -116,6 +118,7 @@ class TrainConfig(_Record):
     save_every_steps: int | None = Field(default=None, ge=1)
     log_every_steps: int = Field(default=20, ge=1)
     mixed_precision: bool = True
+    turned_views: bool = False
     tensorboard: bool = False
 
 

@@ -16,9 +16,7 @@ import numpy as np
 # s15Fixed16 colorants of the common sRGB profiles (adapted to D50); rows X Y Z, columns red green blue.
 _SRGB_COLORANTS = np.array([[28578, 25241, 9376], [14581, 46981, 3972], [912, 6362, 46799]], np.int64)
 # 2^20 times the inverse of that matrix (in units of 1.0), each entry rounded to nearest.
-_XYZ_TO_SRGB = np.array(
-    [[3286355, -1695959, -514466], [-1026333, 2009365, 35080], [75480, -240109, 1473653]], np.int64
-)
+_XYZ_TO_SRGB = np.array([[3286355, -1695959, -514466], [-1026333, 2009365, 35080], [75480, -240109, 1473653]], np.int64)
 _COLORANT_TOLERANCE = 131  # 0.002: the colorants of sRGB profiles in the wild differ by less
 _CURVE_TOLERANCE = 1  # 8-bit levels: sRGB curves stored as tables differ by at most one
 _MAX_TAGS = 256  # real profiles have about 20; a damaged count must not cost time
@@ -123,8 +121,6 @@ def _curve(tag: bytes) -> list[int]:
     if count == 1:
         (gamma,) = struct.unpack_from(">H", tag, 12)
         return _sample(_parametric(0, [gamma / 256]))
-    if len(tag) < 12 + 2 * count:
-        raise _UnusableProfileError("curve table cut short")
     table = struct.unpack_from(f">{count}H", tag, 12)
     return [_interpolate(table, level) for level in range(256)]
 

@@ -26,7 +26,7 @@ class Journal:
 
     def append(self, line: dict[str, Any]) -> None:
         """Add one line."""
-        with open(self.path, "a", encoding="utf-8") as stream:
+        with atomic.storage_errors(self.path), open(self.path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
 
 

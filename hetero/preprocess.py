@@ -50,6 +50,7 @@ _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
     (re.compile(rb"P[1-6][\s#]"), PpmImagePlugin.PpmImageFile),
 )
 _HEAD_BYTES = 16
+_PNG_END = b"IEND\xaeB`\x82"
 _KNOWN_FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF or PBM/PGM/PPM"
 _BYTES_PER_PIXEL, _BYTES_SLACK = 16, 64 << 20  # the largest encoded file: plain-text PPM, plus metadata
 
@@ -141,9 +142,7 @@ class PreprocessSpec(BaseModel):
         return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def load_image(
-    source: Path | str | bytes, spec: PreprocessSpec, *, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
+def load_image(source: Path | str | bytes, spec: PreprocessSpec, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a picture and bring it to ``uint8 [spec.height, spec.width, spec.channels]``.
 
     Args:
@@ -166,9 +165,10 @@ def load_image(
         _check_size(name, image.size, max_pixels)
         png_layout = image.tile[0][3] if image.format == "PNG" else None
         image.load()
+        if image.format == "PNG" and _PNG_END not in data:
+            raise EOFError("no IEND chunk")  # Pillow lets the last bytes of a PNG be missing
         profile = image.info.get("icc_profile") if image.mode in _COLOUR_MODES else None
-        # TIFF is turned by Pillow while decoding.
-        orientation = 1 if image.format == "TIFF" else exif_orientation(image.info.get("exif"))
+        orientation = exif_orientation(image.info.get("exif"))  # never there in TIFF, which Pillow turns itself
         flat = _flatten(name, image, spec.background, png_layout)
     except _DECODE_ERRORS as error:
         raise ImageError(
@@ -270,9 +270,7 @@ def _read(source: Path | str | bytes, max_pixels: int) -> tuple[str, bytes]:
                 f"{name} cannot be read", got=str(error), fix="check the path and its permissions"
             ) from error
     if not data:
-        raise ImageError(
-            f"{name} is empty", got="0 bytes", expected="a picture", fix="copy it again, or leave it out"
-        )
+        raise ImageError(f"{name} is empty", got="0 bytes", expected="a picture", fix="copy it again, or leave it out")
     return name, data
 
 
@@ -300,9 +298,7 @@ def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _flatten(
-    name: str, image: Image.Image, background: tuple[int, int, int], png_layout: object
-) -> Image.Image:
+def _flatten(name: str, image: Image.Image, background: tuple[int, int, int], png_layout: object) -> Image.Image:
     """Any decoded picture to opaque 8-bit ``L`` or ``RGB`` (spec: "To 8 bits" and "Transparency")."""
     if image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format in ("PNG", "PPM")):
         image = _grey_from_16_bits(image)

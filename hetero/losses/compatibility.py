@@ -59,21 +59,25 @@ class CompatibilityLoss(nn.Module):
 
     def forward(
         self,
-        embedding: Float[Tensor, "b d"],
+        embedding: Float[Tensor, "n d"],
         labels: Int[Tensor, " b"],
-        gallery_embedding: Float[Tensor, "b d"] | None = None,
+        gallery_embedding: Float[Tensor, "n d"] | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """The weighted total and each term before weighting."""
+        """The weighted total and each term before weighting.
+
+        The first ``b`` of ``n`` pictures have a class; ``alignment`` alone looks at the others.
+        """
         config, terms = self.config, {}
+        classed = embedding[: len(labels)]
         total = embedding.new_zeros(())
         if config.softmax is not None:
             terms["softmax"] = margin_softmax_loss(
-                embedding, self.prototypes, labels, scale=config.softmax.scale, margin=config.softmax.margin
+                classed, self.prototypes, labels, scale=config.softmax.scale, margin=config.softmax.margin
             )
             total = total + config.softmax.weight * terms["softmax"]
         if config.influence is not None:
             terms["influence"] = influence_loss(
-                embedding,
+                classed,
                 self.gallery_prototypes,
                 labels,
                 scale=config.influence.scale,

@@ -69,7 +69,7 @@ class ArchSpec(BaseModel):
 
     @model_validator(mode="after")
     def _strides_fit(self) -> ArchSpec:
-        stride = self.stem_stride
+        stride: int = self.stem_stride
         for stage in self.stages:
             stride *= stage.stride
         if stride > self.size:

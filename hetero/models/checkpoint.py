@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
@@ -20,7 +20,7 @@ from hetero.models.network import EmbeddingNetwork
 from hetero.preprocess import PreprocessSpec
 from hetero.space import EmbeddingSpace, weights_digest
 
-CHECKPOINT_SCHEMA = 1
+CHECKPOINT_SCHEMA: Final = 1
 
 
 class ModelCard(BaseModel):

@@ -58,6 +58,11 @@ def build_network(arch: ArchSpec, *, seed: int) -> EmbeddingNetwork:
         return EmbeddingNetwork(arch)
 
 
+def channels_last(network: EmbeddingNetwork) -> EmbeddingNetwork:
+    """The same network with its weights laid out for channels-last pictures, which oneDNN and cuDNN are fastest with."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def _halved(side: int, stride: int) -> int:
     """Output side of a 'same'-padded convolution: ⌈side / stride⌉."""
     return -(-side // stride)

@@ -51,3 +51,24 @@ def augment(
     if config.noise:
         image = image + config.noise * torch.randn(image.shape, generator=generator).to(image.device)
     return image.contiguous(memory_format=torch.channels_last)
+
+
+def turned_views(image: Float[Tensor, "b c s s"], *, seed: int, step: int) -> Float[Tensor, "b c s s"]:
+    """Every picture as another one: turned by 90°, 180° or 270°, mirrored, or both; never left as it was.
+
+    A turned character or product is a stranger, of no training class, so only the alignment term can use it: the
+    student learns to agree with the gallery model on things that neither was trained to classify, which is what
+    retrieval of unseen classes asks of it.
+
+    Source: matching the teacher's function on far more than the training pictures is from Beyer et al., Knowledge
+    distillation: a good teacher is patient and consistent, CVPR 2022; the turns as new classes from Vinyals et al.,
+    Matching networks, NeurIPS 2016.
+    """
+    generator = torch.Generator().manual_seed(((seed & 0xFFFFFFFF) << 31) ^ step)
+    which = torch.randint(1, 8, (len(image),), generator=generator)
+    views = torch.empty_like(image)
+    for kind in range(1, 8):
+        rows = which == kind
+        turned = torch.rot90(image[rows], kind % 4, (2, 3))
+        views[rows] = turned.flip(3) if kind >= 4 else turned
+    return views

@@ -17,9 +17,9 @@ from hetero.errors import MissingExtraError, TrainingError
 from hetero.logs import Progress
 from hetero.models.embed import colour_normalise
 from hetero.preprocess import PreprocessSpec
-from hetero.training.augment import augment
+from hetero.training.augment import augment, turned_views
 from hetero.training.device import autocast_dtype
-from hetero.training.journal import Journal
+from hetero.journal import Journal
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.schedule import learning_rate
 from hetero.training.step import Terms, train_step
@@ -103,6 +103,8 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> None:
         )
         image = colour_normalise(torch.from_numpy(batch.pixels).to(phase.device), phase.preprocess)
         image = augment(image, phase.train.augment, seed=phase.seed, step=batch.step)
+        if phase.train.turned_views and phase.gallery is not None:
+            image = torch.cat([image, turned_views(image, seed=phase.seed, step=batch.step)])
         labels = torch.from_numpy(batch.labels).to(phase.device)
         terms = train_step(
             phase.trainees, phase.gallery, image, labels, learning_rate=rate, autocast=dtype
@@ -156,7 +158,7 @@ def _tensorboard(run: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError("train.tensorboard", "tensorboard", "tensorboard") from None
-    return SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(run / "tensorboard"))
 
 
 def _write_board(board: Any, line: dict[str, Any]) -> None:

@@ -37,7 +37,8 @@ def run_directory(path: Path, config: RunConfig) -> Iterator[Path]:
         CheckpointError: another version wrote it. ConfigError: it belongs to another config.
         StorageError: another process is training in it.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    with atomic.storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)

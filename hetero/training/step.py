@@ -17,7 +17,7 @@ Terms = dict[str, dict[str, Tensor]]
 def train_step(
     trainees: Sequence[Trainee],
     gallery: nn.Module | None,
-    image: Float[Tensor, "b c h w"],
+    image: Float[Tensor, "n c h w"],
     labels: Int[Tensor, " b"],
     *,
     learning_rate: float,
@@ -26,6 +26,7 @@ def train_step(
     """Update every trainee on one batch of augmented, colour-normalised pictures.
 
     Args:
+        image: the first ``b`` have a class; only trainees that align to the gallery model see the others.
         gallery: the frozen gallery model in evaluation mode; its forward runs once however many trainees there are,
             and not at all where no trainee's loss needs it.
         autocast: dtype of mixed precision on a GPU, None for full precision.
@@ -37,7 +38,8 @@ def train_step(
                 gallery_embedding = gallery(image).float()
         terms: Terms = {}
         for trainee in trainees:
-            embedding = trainee.network(image).float()
+            own = image if trainee.loss.needs_gallery else image[: len(labels)]
+            embedding = trainee.network(own).float()
             with torch.autocast(image.device.type, enabled=False):
                 total, parts = trainee.loss(embedding, labels, gallery_embedding)
             trainee.update(total, learning_rate)

@@ -12,6 +12,7 @@ from hetero.errors import ConfigError
 from hetero.logs import Progress
 from hetero.models.checkpoint import LoadedModel, ModelCard, load_model, network_digest, save_model
 from hetero.space import define_space
+from hetero.models.network import channels_last
 from hetero.training.cloud import class_names, make_loader
 from hetero.training.loop import Phase, run_phase
 from hetero.training.trainee import Trainee
@@ -61,7 +62,7 @@ def train_students(
         )
         for position, student in enumerate(config.students)
     ]
-    teacher = gallery.network.to(device, memory_format=torch.channels_last).eval()
+    teacher = channels_last(gallery.network.to(device)).eval()
     run_phase(
         Phase(STUDENT_PHASE, trainees, teacher, loader, config.preprocess, train, seed, device), run, progress
     )

@@ -13,7 +13,7 @@ from hetero.config import LossConfig, TrainConfig
 from hetero.errors import CheckpointError
 from hetero.losses.compatibility import CompatibilityLoss
 from hetero.models.arch import ArchSpec
-from hetero.models.network import EmbeddingNetwork, build_network
+from hetero.models.network import EmbeddingNetwork, build_network, channels_last
 
 
 class Trainee:
@@ -37,9 +37,7 @@ class Trainee:
         device: torch.device,
     ) -> None:
         self.name = name
-        self.network: EmbeddingNetwork = build_network(arch, seed=seed).to(
-            device, memory_format=torch.channels_last
-        )
+        self.network = channels_last(build_network(arch, seed=seed).to(device))
         self.loss = CompatibilityLoss(
             loss, num_classes=num_classes, dim=arch.dim, gallery_prototypes=gallery_prototypes, seed=seed
         ).to(device)
@@ -47,7 +45,8 @@ class Trainee:
         self.average: AveragedModel | None = None
         if train.ema_decay is not None:
             self.average = AveragedModel(
-                self.network, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay), use_buffers=True
+                self.network, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay),  # type: ignore[no-untyped-call]
+                use_buffers=True,
             )
 
     def update(self, loss: Tensor, learning_rate: float) -> None:
@@ -55,7 +54,7 @@ class Trainee:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)

@@ -34,7 +34,7 @@ def open_source(source: Path, overrides: Sequence[str] = (), *, skip_bad: bool =
     if overrides:
         raise ConfigError("--set needs a run config", got=str(source), expected="a .yaml file")
     if source.is_dir():
-        loose = sorted(path for path in source.iterdir() if path.is_file() and is_picture(path.name))
+        loose = sorted(path for path in source.iterdir() if path.is_file() and is_picture(path))
         if loose and not any(path.is_dir() for path in source.iterdir()):
             return Dataset(source.name, tuple(loose), np.zeros(len(loose), np.int64), ("unlabelled",), {})
         return open_dataset(FolderConfig(path=source, min_images_per_class=1, skip_bad=skip_bad))

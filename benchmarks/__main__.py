@@ -1,0 +1,41 @@
+"""``python -m benchmarks``: every benchmark as a ratio against a peer or a bound in the same run, into runs/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from hetero import atomic
+
+BENCHMARKS = ("bench_preprocess", "bench_search", "bench_training", "bench_demo")
+
+
+def main() -> None:
+    """Run all benchmarks, or those named, print the table and write the list."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=BENCHMARKS, help=", ".join(BENCHMARKS))
+    parser.add_argument("--out", type=Path, default=Path("runs/bench.json"))
+    arguments = parser.parse_args()
+    results: list[dict[str, object]] = []
+    for name in arguments.names:
+        results += importlib.import_module(f"benchmarks.{name}").run()
+    atomic.write_json(arguments.out, results)
+    table = Table("benchmark", "ratio", "against", "goal", "met")
+    for result in results:
+        ratio, goal, better = float(str(result["ratio"])), float(str(result["goal"])), result["better"]
+        met = ratio >= goal if better == "higher" else ratio <= goal
+        sign = "≥" if better == "higher" else "≤"
+        table.add_row(
+            str(result["name"]), f"{ratio:.3g}", str(result["against"]), f"{sign} {goal:g}", "yes" if met else "NO"
+        )
+    Console(width=140).print(table)
+    print(json.dumps({"written": str(arguments.out), "benchmarks": len(results)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Measures a bundle again: is it undamaged, do its pictures give its pixels, and its pixels its embeddings?"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporters.bundle import Bundle, open_bundle, require_space
+from exporters.parity import compare
+from exporters.runtimes import OnnxModel, open_model
+from hetero.errors import BundleError, ExportError, ImageError, SpaceMismatchError
+from hetero.preprocess import load_image
+from hetero.space import EmbeddingSpace
+
+_NPY_1_0 = b"\x93NUMPY\x01\x00"
+UNIT_LENGTH_TOLERANCE = 1e-5  # of a row's length: some float32 roundings over the components
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was measured again; ``detail`` has the numbers or the error."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What :func:`verify` found. ``space_id`` is None where the bundle could not be read."""
+
+    path: Path
+    space_id: str | None
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON data."""
+        return {
+            **asdict(self),
+            "path": str(self.path),
+            "passed": self.passed,
+            "checks": [asdict(c) for c in self.checks],
+        }
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture left out with ``skip_bad``: its place in the list given, its path, and why."""
+
+    index: int
+    path: Path
+    reason: str
+
+
+def verify(path: Path | str, *, expected_space: EmbeddingSpace | str | None = None, threads: int = 1) -> VerifyReport:
+    """Measure a bundle again. A damaged bundle is a failed check; what depends on it is then not tried.
+
+    The checks, in order: ``integrity``; ``space`` (only with ``expected_space``); ``golden`` (only where the
+    golden arrays cannot be read); ``preprocessing`` (golden pictures give the golden bytes exactly); ``runtime``
+    (the model loads and has the declared signature); ``embeddings`` (golden pixels give the golden embeddings
+    within the recorded tolerance); ``unit_length``; ``batching`` (a picture alone gives what it gives in a batch).
+
+    Raises:
+        BundleError: there is no directory at ``path``.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        open_bundle(path)  # raises, saying so
+    try:
+        bundle = open_bundle(path)
+    except BundleError as error:
+        return VerifyReport(path, None, (Check("integrity", False, str(error)),))
+    count = len(list(bundle.manifest.entries())) + 2
+    checks = [Check("integrity", True, f"{count} files have the recorded size and SHA-256")]
+    if expected_space is not None:
+        checks.append(_check_space(bundle, expected_space))
+    step = "golden"
+    try:
+        pixels, vectors = golden_arrays(bundle)
+        checks.append(_check_preprocessing(bundle, pixels))
+        step = "runtime"
+        model = open_model(bundle, threads=threads)
+    except BundleError as error:
+        return VerifyReport(path, bundle.space.id, (*checks, Check(step, False, str(error))))
+    checks.append(Check("runtime", True, "onnxruntime loads the model; inputs and outputs are as declared"))
+    checks.extend(_check_embeddings(bundle, model, pixels, vectors))
+    return VerifyReport(path, bundle.space.id, tuple(checks))
+
+
+def golden_arrays(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+    """The golden pixels ``uint8 [n, h, w, c]`` and embeddings ``float32 [n, dim]`` of a bundle.
+
+    Raises:
+        BundleError: an array that is not readable or of another type or shape than the manifest implies.
+    """
+    manifest = bundle.manifest
+    count = len(manifest.golden.images)
+    pixels = _array(bundle, manifest.golden.pixels.path, "uint8", (count, *manifest.input.shape))
+    return pixels, _array(bundle, manifest.golden.embeddings.path, "float32", (count, manifest.output.dim))
+
+
+def embed_pixels(bundle: Bundle, pixels: np.ndarray, *, batch_size: int = 64, threads: int = 1) -> np.ndarray:
+    """Embed preprocessed pictures ``uint8 [n, h, w, c]`` with a bundle's ONNX model: ``float32 [n, dim]``.
+
+    Raises:
+        BundleError, ConfigError, MissingExtraError: as :func:`exporters.runtimes.open_model`, and ``embed``.
+    """
+    return open_model(bundle, threads=threads).embed(pixels, batch_size=batch_size)
+
+
+def embed_files(
+    bundle: Bundle,
+    paths: Sequence[Path | str],
+    *,
+    skip_bad: bool = False,
+    batch_size: int = 64,
+    threads: int = 1,
+) -> tuple[np.ndarray, tuple[Skipped, ...]]:
+    """Embed image files with a bundle's preprocessing and ONNX model.
+
+    Returns:
+        ``float32 [n, dim]`` of the readable files in order, and those left out (none without ``skip_bad``).
+
+    Raises:
+        ImageError: a file cannot be used, without ``skip_bad``; names the file.
+        BundleError, ConfigError, MissingExtraError: as :func:`embed_pixels`.
+    """
+    model = open_model(bundle, threads=threads)
+    spec = bundle.manifest.preprocess
+    parts = [np.empty((0, bundle.manifest.output.dim), np.float32)]
+    skipped: list[Skipped] = []
+    batch: list[np.ndarray] = []
+    for index, path in enumerate(paths):
+        try:
+            batch.append(load_image(path, spec))
+        except ImageError as error:
+            if not skip_bad:
+                raise
+            skipped.append(Skipped(index, Path(path), str(error)))
+        if batch and (len(batch) == batch_size or index == len(paths) - 1):
+            parts.append(model.embed(np.stack(batch), batch_size=batch_size))
+            batch = []
+    return np.concatenate(parts), tuple(skipped)
+
+
+def _array(bundle: Bundle, path: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Read a .npy file (version 1.0, row-major) whose type and shape are known beforehand.
+
+    Not with numpy.load: its header parser raises more kinds of errors than it documents, and an array that a
+    header merely claims would be allocated. What numpy.save writes is read alike by both.
+    """
+    data = bundle.read(path)
+    expected = {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": shape}
+    start = 10 + int.from_bytes(data[8:10], "little")
+    try:
+        header = ast.literal_eval(data[10:start].decode("latin-1").strip())
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ) as error:  # as its documentation lists
+        header = type(error).__name__
+    size_bytes = np.dtype(dtype).itemsize * math.prod(shape)
+    if data[:8] != _NPY_1_0 or header != expected or len(data) - start != size_bytes:
+        raise BundleError(
+            f"{bundle.path / path} is not the .npy array that the manifest implies",
+            got=ascii(f"{header}, then {len(data) - start} bytes")[:200],
+            expected=f"{_NPY_1_0!r}, {expected}, then {size_bytes} bytes",
+            fix="export the bundle again",
+        )
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+def _check_space(bundle: Bundle, expected: EmbeddingSpace | str) -> Check:
+    try:
+        require_space(bundle, expected)
+    except SpaceMismatchError as error:
+        return Check("space", False, str(error))
+    return Check("space", True, bundle.space.id)
+
+
+def _check_preprocessing(bundle: Bundle, pixels: np.ndarray) -> Check:
+    wrong = []
+    for entry, expected in zip(bundle.manifest.golden.images, pixels, strict=True):
+        try:
+            found = load_image(bundle.read(entry.path), bundle.manifest.preprocess)
+        except ImageError as error:
+            wrong.append(f"{entry.path}: {error}")
+            continue
+        if not np.array_equal(found, expected):
+            different = int((found != expected).sum())
+            wrong.append(f"{entry.path}: {different} of {expected.size} bytes differ")
+    if wrong:
+        return Check("preprocessing", False, "; ".join(wrong))
+    return Check("preprocessing", True, f"{len(pixels)} golden pictures give the recorded bytes")
+
+
+def _check_embeddings(bundle: Bundle, model: OnnxModel, pixels: np.ndarray, vectors: np.ndarray) -> list[Check]:
+    tolerance = bundle.model_file().parity.tolerance
+    together = model.embed(pixels, batch_size=len(pixels))
+    alone = model.embed(pixels, batch_size=1)
+    checks = []
+    for name, reference, candidate in (("embeddings", vectors, together), ("batching", together, alone)):
+        try:
+            found = compare(reference, candidate, tolerance=tolerance)
+        except ExportError as error:
+            checks.append(Check(name, False, str(error)))
+            continue
+        detail = f"max_abs {found.max_abs:.3g} (at most {tolerance:g}), min cosine {found.min_cosine:.7f}"
+        checks.append(Check(name, found.max_abs <= tolerance, detail))
+    deviation = float(np.abs(np.linalg.norm(together, axis=1) - 1).max())
+    unit = Check("unit_length", deviation <= UNIT_LENGTH_TOLERANCE, f"lengths differ from 1 by at most {deviation:.3g}")
+    return [checks[0], unit, checks[1]]

@@ -1,0 +1,338 @@
+"""Export of real (small, untrained) networks through torch's exporter and onnxruntime."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from exporters.bundle import Bundle, open_bundle
+from exporters.onnx import _checked, export, to_onnx
+from exporters.parity import FP32_MAX_ABS, reference_embeddings
+from exporters.runtimes import open_model
+from hetero.errors import BundleError, CheckpointError, ConfigError, ExportError, MissingExtraError
+from hetero.models.arch import ArchSpec, Stage
+from hetero.models.checkpoint import ModelCard, load_model, save_model
+from hetero.models.embed import embed
+from hetero.models.network import build_network
+from hetero.preprocess import PreprocessSpec, load_image
+from hetero.retrieval.verification import Rate, Threshold
+from hetero.space import EmbeddingSpace, define_space
+
+SPEC = PreprocessSpec(height=16, width=12, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+DIM = 12
+SPACE = define_space(weights_sha256="a" * 64, preprocess_fingerprint=SPEC.fingerprint(), dim=DIM)
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(width, 4, 1), nn.Conv2d(4, width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True)))))
+
+
+def make_network() -> nn.Module:
+    """Dense, grouped, depthwise convolutions, batch norm with statistics, dropout, squeeze-excite, linear."""
+    torch.manual_seed(5)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=4),
+        nn.BatchNorm2d(8),
+        nn.Hardswish(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        SqueezeExcite(8),
+        nn.Dropout(0.5),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, DIM),
+    )
+    network.train()
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(16, 3, 16, 12) * 2 + 0.5)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return make_network()
+
+
+@pytest.fixture(scope="module")
+def bundle(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export(network, tmp_path_factory.mktemp("export") / "small.hetero", preprocess=SPEC, space=SPACE)
+
+
+def model_of(bundle: Bundle) -> onnx.ModelProto:
+    return onnx.load_from_string(bundle.read(bundle.model_file().path))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_exported_model_reproduces_torch_at_any_batch_size(bundle: Bundle, network: nn.Module, batch_size: int) -> None:
+    pixels = np.random.default_rng(batch_size).integers(0, 256, (8, 16, 12, 3), dtype=np.uint8)
+    found = open_model(bundle).embed(pixels, batch_size=batch_size)
+    np.testing.assert_allclose(found, embed(network, pixels, SPEC), atol=FP32_MAX_ABS)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert np.abs(found - found[0]).max() > 0.01  # the pictures matter
+
+
+def test_manifest_records_what_was_exported_and_measured(bundle: Bundle, network: nn.Module) -> None:
+    manifest, file = bundle.manifest, bundle.model_file()
+    assert (manifest.name, manifest.space, manifest.preprocess, manifest.output.dim) == (
+        "small",
+        SPACE,
+        SPEC,
+        DIM,
+    )
+    assert manifest.input.shape == (16, 12, 3)
+    assert manifest.model.arch is None
+    assert manifest.licence == "NOASSERTION"
+    assert file.parity.max_abs <= file.parity.tolerance == FP32_MAX_ABS
+    assert file.parity.min_cosine > 1 - 1e-6
+    assert file.parity.images == 4 + 18
+    assert file.retrieval is None
+    assert manifest.golden.source.startswith("synthetic")
+    assert {"torch", "onnx", "onnxruntime", "python"} == {tool.name for tool in manifest.provenance.tools}
+    nodes = model_of(bundle).graph.node
+    assert file.ops["Conv"] == sum(node.op_type == "Conv" for node in nodes) == 5
+    assert sum(file.ops.values()) == len(nodes)
+    assert "BatchNormalization" not in file.ops
+    assert "Dropout" not in file.ops
+
+
+def test_onnx_file_is_opset_18_names_its_space_and_tells_nothing_of_this_machine(bundle: Bundle) -> None:
+    model = model_of(bundle)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert properties == {"hetero.space_id": SPACE.id, "hetero.preprocess_fingerprint": SPEC.fingerprint()}
+    data = bundle.read(bundle.model_file().path)
+    for trace in (b'File "', b"stack_trace", b".py", str(Path.home()).encode() + b"/"):
+        assert trace not in data
+
+
+def test_golden_files_are_the_torch_models_view_of_the_pictures(bundle: Bundle, network: nn.Module) -> None:
+    golden = bundle.manifest.golden
+    pixels = np.load(io.BytesIO(bundle.read(golden.pixels.path)), allow_pickle=False)
+    vectors = np.load(io.BytesIO(bundle.read(golden.embeddings.path)), allow_pickle=False)
+    for entry, picture in zip(golden.images, pixels, strict=True):
+        np.testing.assert_array_equal(load_image(bundle.read(entry.path), SPEC), picture)
+    np.testing.assert_allclose(vectors, embed(network, pixels, SPEC), atol=1e-6)
+
+
+def test_export_twice_gives_the_same_bytes(bundle: Bundle, network: nn.Module, tmp_path: Path) -> None:
+    again = export(network, tmp_path / "small.hetero", preprocess=SPEC, space=SPACE)
+    for name in ("manifest.json", "bundle.sha256", *(entry.path for entry in bundle.manifest.entries())):
+        assert (again.path / name).read_bytes() == (bundle.path / name).read_bytes()
+
+
+def test_export_leaves_mode_statistics_and_gradients_of_the_network_alone(tmp_path: Path) -> None:
+    network = make_network().train()
+    network[4].eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    bundle = export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE)
+    assert [part.training for part in network].count(False) == 1
+    assert not network[4].training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
+    assert bundle.model_file().parity.max_abs < FP32_MAX_ABS  # dropout and batch statistics were off
+
+
+def test_export_prints_and_logs_nothing(tmp_path: Path) -> None:
+    code = """
+import sys, torch
+from torch import nn
+from exporters import export
+from hetero.preprocess import PreprocessSpec
+from hetero.space import define_space
+spec = PreprocessSpec(height=4, width=4, channels=1)
+space = define_space(weights_sha256="a" * 64, preprocess_fingerprint=spec.fingerprint(), dim=2)
+export(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), sys.argv[1], preprocess=spec, space=space)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "a.hetero")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert open_bundle(tmp_path / "a.hetero").manifest.input.channels == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "count"),
+    [
+        (np.random.default_rng(0).integers(0, 256, (3, 16, 12, 3), dtype=np.uint8), 3),
+        (np.random.default_rng(0).integers(0, 256, (2, 9, 9, 1), dtype=np.uint8), 2),
+        ([np.zeros((40, 30, 3), np.uint8), np.full((5, 50), 200, np.uint8)], 2),
+    ],
+)
+def test_export_stores_given_golden_images_without_loss(
+    network: nn.Module, tmp_path: Path, images: Any, count: int
+) -> None:
+    bundle = export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE, golden_images=images)
+    assert bundle.manifest.golden.source == "given by the caller"
+    assert len(bundle.manifest.golden.images) == count
+    if images[0].shape == (16, 12, 3):
+        pixels = np.load(io.BytesIO(bundle.read("golden/pixels.npy")), allow_pickle=False)
+        np.testing.assert_array_equal(pixels, images)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "wrong number of golden images"),
+        (np.zeros((65, 4, 4), np.uint8), "wrong number of golden images"),
+        (np.zeros((1, 4, 4, 3), np.float32), "unsupported layout"),
+        (np.zeros((1, 4, 4, 4), np.uint8), "unsupported layout"),
+        (np.zeros((1, 0, 4, 3), np.uint8), "unsupported layout"),
+        (np.zeros((1, 4), np.uint8), "unsupported layout"),
+    ],
+)
+def test_export_raises_when_golden_images_cannot_be_used(
+    network: nn.Module, tmp_path: Path, images: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporters.onnx.to_onnx", lambda *_: pytest.fail("exported before checking"))
+    with pytest.raises(ConfigError, match=message):
+        export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE, golden_images=images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preprocess": SPEC}, "bare network"),
+        ({"space": SPACE}, "bare network"),
+        ({"preprocess": SPEC, "space": SPACE, "formats": ("onxn",)}, "nearest: onnx"),
+        ({"preprocess": SPEC, "space": SPACE, "formats": ()}, "no export format"),
+        ({"preprocess": SPEC, "space": SPACE, "licence": ""}, "licence is empty"),
+        ({"preprocess": SPEC, "space": SPACE, "tolerance": 0.0}, "tolerance"),
+    ],
+)
+def test_export_raises_when_an_option_cannot_be_used(
+    network: nn.Module, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export(network, tmp_path / "a.hetero", **options)
+    with pytest.raises(ConfigError, match="suffix"):
+        export(network, tmp_path / "a.onnx", preprocess=SPEC, space=SPACE)
+
+
+def test_export_raises_when_the_graph_has_a_wrong_mean(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = SPEC.model_copy(update={"mean": (0.5, 0.5, 0.5)})
+    real = to_onnx
+    monkeypatch.setattr("exporters.onnx.to_onnx", lambda network, spec, space: real(network, wrong, space))
+    with pytest.raises(ExportError, match=r"does not reproduce the torch model.*max_abs"):
+        export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_keeps_the_older_bundle_when_parity_fails(network: nn.Module, tmp_path: Path) -> None:
+    older = export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE)
+    with pytest.raises(ExportError, match="does not reproduce"):
+        export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE, tolerance=1e-12)
+    assert open_bundle(older.path).manifest == older.manifest
+
+
+class DataDependent(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 0:
+            return x.flatten(1)[:, :DIM]
+        return -x.flatten(1)[:, :DIM]
+
+
+def test_export_raises_when_torch_cannot_export_the_network(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ExportError, match="torch cannot export this network") as caught:
+        export(DataDependent(), tmp_path / "a.hetero", preprocess=SPEC, space=SPACE)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert capfd.readouterr() == ("", "")
+
+
+def test_to_onnx_raises_when_the_exporter_is_not_installed(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtraError, match=r"onnxscript.*hetero\[onnx\]"):
+        to_onnx(network, SPEC, SPACE)
+
+
+def test_exported_file_is_refused_when_it_is_not_what_was_asked_for(bundle: Bundle) -> None:
+    other_opset, other_domain, broken, external = (model_of(bundle) for _ in range(4))
+    other_opset.opset_import[0].version = 17
+    other_domain.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    broken.graph.node[0].input[0] = "nowhere"
+    tensor = next(item for item in external.graph.initializer if item.dims)
+    onnx.external_data_helper.set_external_data(tensor, location="weights.bin")
+    for model, error, message in (
+        (other_opset, ExportError, "operator sets"),
+        (other_domain, ExportError, "operator sets"),
+        (broken, ExportError, "checker"),
+        (external, (ExportError, BundleError), "checker|other files"),
+    ):
+        with pytest.raises(error, match=message):
+            _checked(model)
+    data, _ = _checked(model_of(bundle))
+    assert data == bundle.read(bundle.model_file().path)
+
+
+def test_exported_file_is_refused_when_it_is_too_large(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporters.onnx.MAX_FILE_BYTES", bundle.model_file().size_bytes - 1)
+    with pytest.raises(ExportError, match="too large for one ONNX file"):
+        _checked(model_of(bundle))
+
+
+@pytest.mark.parametrize("block", ["residual", "inverted_residual"])
+def test_export_of_a_checkpoint_takes_everything_from_it(tmp_path: Path, block: Any) -> None:
+    stages = (Stage(width=6, squeeze_excite=True), Stage(width=8, depth=2, kernel=5, expansion=2.0))
+    arch = ArchSpec(size=16, channels=1, dim=8, block=block, stem_width=4, stages=stages)
+    spec = PreprocessSpec(height=16, width=16, channels=1, resize="pad", mean=(0.9,), std=(0.3,))
+    space: EmbeddingSpace = define_space(weights_sha256="c" * 64, preprocess_fingerprint=spec.fingerprint(), dim=8)
+    rate = Rate(value=0.5, low=0.4, high=0.6)
+    threshold = Threshold(
+        far=0.01,
+        similarity=0.5,
+        impostor_pairs=5000,
+        calibration_far=0.009,
+        calibration_queries=50,
+        true_accept_rate=rate,
+        false_accept_rate=rate,
+        genuine_pairs=100,
+        test_impostor_pairs=900,
+    )
+    card = ModelCard(
+        name="tiny",
+        role="compatible",
+        arch=arch,
+        preprocess=spec,
+        space=space,
+        weights_sha256="",
+        thresholds=(threshold.to_json(),),
+    )
+    save_model(tmp_path / "tiny", build_network(arch, seed=0), card)
+    bundle = export(tmp_path / "tiny", tmp_path / "tiny.hetero", licence="MIT")
+    loaded = load_model(tmp_path / "tiny")
+    manifest = bundle.manifest
+    assert (manifest.space, manifest.preprocess, manifest.licence) == (space, spec, "MIT")
+    assert manifest.model.arch == json.loads(arch.to_json())
+    assert manifest.model.weights_sha256 == loaded.card.weights_sha256
+    assert manifest.thresholds == (threshold,)
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 1), dtype=np.uint8)
+    found = open_model(bundle).embed(pixels)
+    np.testing.assert_allclose(found, reference_embeddings(loaded.network, pixels, spec), atol=FP32_MAX_ABS)
+    np.testing.assert_allclose(found, embed(loaded.network, pixels, spec), atol=FP32_MAX_ABS)
+
+
+def test_export_of_a_checkpoint_refuses_a_second_opinion_and_a_missing_one(tmp_path: Path) -> None:
+    for options in ({"preprocess": SPEC}, {"space": SPACE}):
+        with pytest.raises(ConfigError, match=f"{next(iter(options))}= besides the checkpoint"):
+            export(tmp_path, tmp_path / "a.hetero", **options)
+    with pytest.raises(CheckpointError):
+        export(tmp_path / "nothing", tmp_path / "a.hetero")

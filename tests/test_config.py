@@ -1,0 +1,113 @@
+"""Run configs: what is read, what is refused, and that each message names the key and the fix."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent / "training"))
+from toy import toy_tree
+
+from hetero.config import load_config, parse_config, with_overrides
+from hetero.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return toy_tree(tmp_path / "toy.npz")
+
+
+def parse(tree, *overrides):
+    return parse_config(yaml.safe_dump(tree), overrides)
+
+
+def test_a_config_goes_to_yaml_and_back(tree):
+    config = parse(tree)
+    assert parse_config(config.to_yaml()) == config
+    assert parse_config(config.to_yaml()).digest() == config.digest()
+
+
+def test_overrides_reach_nested_keys_and_list_entries(tree):
+    config = parse(tree, "seed=7", "gallery.train.lr=0.5", "students.0.loss.alignment.weight=3", "data.val_classes=2")
+    assert config.seed == 7
+    assert config.gallery.train.lr == 0.5
+    assert config.students[0].loss.alignment.weight == 3
+    assert config.data.val_classes == 2
+    again = with_overrides(config, ["seed=8"])
+    assert (again.seed, again.gallery) == (8, config.gallery)
+    assert with_overrides(config, []) is config
+
+
+def test_the_digest_changes_with_any_value(tree):
+    assert parse(tree).digest() != parse(tree, "gallery.train.lr=0.5").digest()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["gallery.train.leraning_rate=1"], r"gallery\.train\.leraning_rate: Extra inputs"),
+        (["colour=1"], r"colour: Extra inputs"),
+        (["data.format=tarball"], "data"),
+        (["gallery.train.epochs=0"], r"gallery\.train\.epochs"),
+        (["gallery.train.optimizer=lion"], r"gallery\.train\.optimizer"),
+        (["name=../up"], "name"),
+        (["preprocess.height=10"], "preprocess makes 10×12×1 pictures but gallery.arch takes 12×12×1"),
+        (["students.1.name=small"], "two have the same name"),
+        (["students.0.arch.dim=8"], "student 'small' is not of the gallery model's family"),
+        (["students.0.role=control"], "a control trains with the softmax term alone"),
+        (["students.1.role=compatible"], "needs influence or alignment"),
+        (["students.1.loss={}"], "at least one of softmax"),
+        (["gallery.loss={alignment: {}}"], "trains with the softmax term alone"),
+        (["student_training=null"], "student_training is missing"),
+        (["seed"], "has no '='"),
+        (["=3"], "has no '='"),
+        (["students.9.name=a"], r"no such list entry; got '9'; expected a number 0\.\.1"),
+        (["name.deep=1"], "holds a value, not further keys"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tree, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(tree, *overrides)
+
+
+def test_environment_variables_are_expanded_and_an_unset_one_is_named(tree, monkeypatch):
+    tree["data"]["path"] = "${HETERO_TEST_FOLDER}/toy.npz"
+    monkeypatch.setenv("HETERO_TEST_FOLDER", "somewhere")
+    assert parse(tree).data.path == Path("somewhere/toy.npz")
+    monkeypatch.delenv("HETERO_TEST_FOLDER")
+    with pytest.raises(ConfigError, match=r"names \$\{HETERO_TEST_FOLDER\}, which is not set.*export HETERO_TEST_FOLDER"):
+        parse(tree)
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "no valid YAML"), ("- 1", "no mapping"), ("", "no mapping")])
+def test_text_that_is_no_config_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(text)
+
+
+def test_a_missing_or_unreadable_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read the config"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot read the config"):
+        load_config(tmp_path)
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot read the config"):
+        load_config(tmp_path / "bad.yaml")
+
+
+def test_yaml_tags_run_nothing():
+    with pytest.raises(ConfigError, match="no valid YAML"):
+        parse_config("name: !!python/object/apply:os.system ['true']")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.yaml")) + [ROOT / "hetero/demo.yaml"], ids=lambda p: p.name)
+def test_every_shipped_config_is_valid(path, monkeypatch):
+    monkeypatch.setenv("HETERO_DATA", "data")
+    config = load_config(path)
+    assert any(student.role == "control" for student in config.students)
+    assert any(student.role == "compatible" for student in config.students)
