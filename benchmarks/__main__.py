@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: every benchmark as a ratio against a peer or a bound in the same run, into runs/bench.json."""
+"""``python -m benchmarks``: every benchmark, as a ratio against a peer or bound in the same run."""
 
 from __future__ import annotations
 

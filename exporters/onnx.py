@@ -79,7 +79,8 @@ def export(
         out: ``NAME.hetero``, written in one step; an older bundle there is replaced.
         preprocess, space: of a network; a checkpoint has its own.
         golden_images: ``uint8 [n, h, w]`` or ``[n, h, w, c]``, or a sequence of single pictures of any size or
-            of paths of image files, which are kept as they are; with None, seeded synthetic pictures (the manifest says which).
+            of paths of image files, which are kept as they are; with None, seeded synthetic pictures (the manifest
+            says which).
         thresholds: from :func:`hetero.retrieval.verification.calibrate`; with None, the checkpoint's.
         formats: only ``onnx`` so far, in fp32.
         licence: SPDX expression for the weights; ``NOASSERTION`` says that nothing was stated.

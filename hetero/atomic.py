@@ -1,7 +1,7 @@
 """Files and directories that are either wholly there or not there at all, whatever kills the process.
 
-The recipe (docs/atomic-files.md): write to a hidden sibling, fsync it, rename it into place, fsync the parent.
-A reader never sees half a file; an interrupted write leaves only a hidden ``.tmp-*`` sibling that the next write removes.
+The recipe: write to a hidden sibling, fsync it, rename it into place, fsync the parent.
+A reader never sees half a file; an interrupted write leaves only a hidden ``.tmp-*`` sibling, which the next removes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import json as json_module
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -28,8 +28,8 @@ app = typer.Typer(
 Command = TypeVar("Command", bound=Callable[..., None])
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Set = Annotated[Optional[list[str]], typer.Option("--set", help="Override a config key: key.path=value.")]
-Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads (default: torch's choice).")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a config key: key.path=value.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's choice).")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and list them.")]
 
 
@@ -125,7 +125,7 @@ def demo(
 @command
 def train(
     config: Annotated[Path, typer.Argument(help="Run config, YAML.")],
-    out: Annotated[Optional[Path], typer.Option(help="Run directory (default: runs/NAME).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory (default: runs/NAME).")] = None,
     set_: Set = None,
     threads: Threads = None,
     json: Json = False,
@@ -156,11 +156,11 @@ def train(
 @command
 def compat(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
-    split: Annotated[Optional[str], typer.Option(help="Classes to search (default: the config's).")] = None,
+    split: Annotated[str | None, typer.Option(help="Classes to search (default: the config's).")] = None,
     bundle: Annotated[
-        Optional[list[str]], typer.Option(help="STUDENT=BUNDLE: embed this student's queries with onnxruntime.")
+        list[str] | None, typer.Option(help="STUDENT=BUNDLE: embed this student's queries with onnxruntime.")
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Where report.json goes (default: the run).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where report.json goes (default: the run).")] = None,
     set_: Set = None,
     threads: Threads = None,
     json: Json = False,
@@ -194,7 +194,7 @@ def index(
     model: Annotated[Path, typer.Argument(help="The gallery model's checkpoint, e.g. runs/NAME/gallery.")],
     source: Annotated[Path, typer.Argument(help="Folder of images, .csv manifest, .npz or .yaml config.")],
     out: Annotated[Path, typer.Option(help="Gallery directory to write.")] = Path("gallery"),
-    split: Annotated[Optional[str], typer.Option(help="Only this split's images.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split's images.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     skip_bad: SkipBad = False,
     json: Json = False,
@@ -221,7 +221,7 @@ def query(
     images: Annotated[list[Path], typer.Argument(help="Image files to search with.")],
     model: Annotated[Path, typer.Option(help="Query model: a checkpoint or a .hetero bundle.")],
     top: Annotated[int, typer.Option(min=1, help="Matches per image.")] = 5,
-    sheet: Annotated[Optional[Path], typer.Option(help="Picture of the first image beside its matches.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Picture of the first image beside its matches.")] = None,
     skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
@@ -247,7 +247,9 @@ def query(
             for path, matches in zip(queries.paths, found, strict=True)
         ]
         shown = str(sheet) if found else None
-        _print_json({"space_id": queries.space_id, "results": results, "skipped": list(queries.skipped), "sheet": shown})
+        _print_json(
+            {"space_id": queries.space_id, "results": results, "skipped": list(queries.skipped), "sheet": shown}
+        )
         return
     for path, matches in zip(queries.paths, found, strict=True):
         table = Table("score", "class", "path", title=str(path), title_justify="left")
@@ -262,8 +264,8 @@ def query(
 @command
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A student's checkpoint, e.g. runs/NAME/students/STUDENT.")],
-    out: Annotated[Optional[Path], typer.Option(help="Bundle to write (default: STUDENT.hetero).")] = None,
-    golden: Annotated[Optional[list[Path]], typer.Option(help="Image file kept as golden input; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Bundle to write (default: STUDENT.hetero).")] = None,
+    golden: Annotated[list[Path] | None, typer.Option(help="Image file kept as golden input; repeatable.")] = None,
     licence: Annotated[str, typer.Option(help="SPDX expression for the weights.")] = "NOASSERTION",
     json: Json = False,
 ) -> None:
@@ -289,8 +291,8 @@ def export(
 @command
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A .hetero bundle.")],
-    space: Annotated[Optional[str], typer.Option(help="Space id that it must be in.")] = None,
-    gallery: Annotated[Optional[Path], typer.Option(help="Gallery whose space it must be in.")] = None,
+    space: Annotated[str | None, typer.Option(help="Space id that it must be in.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Gallery whose space it must be in.")] = None,
     json: Json = False,
 ) -> None:
     """Check a bundle again: hashes, golden preprocessing, golden embeddings, space; exit code 1 on a failure.
@@ -338,9 +340,9 @@ def report(
 @command
 def data(
     source: Annotated[Path, typer.Argument(help="Folder of images, .csv, .npz or .yaml run config.")],
-    split: Annotated[Optional[str], typer.Option(help="Split for --sheet and --save-images.")] = None,
-    sheet: Annotated[Optional[Path], typer.Option(help="Save sample images of random classes as a PNG.")] = None,
-    save_images: Annotated[Optional[Path], typer.Option(help="Write the images as PNG files with a manifest.csv.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split for --sheet and --save-images.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Save sample images of random classes as a PNG.")] = None,
+    save_images: Annotated[Path | None, typer.Option(help="Write the images as PNG files with a manifest.csv.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     skip_bad: SkipBad = False,
     set_: Set = None,
@@ -357,7 +359,10 @@ def data(
     dataset = open_source(source, set_ or [], skip_bad=skip_bad)
     content = describe(dataset)
     if sheet is not None:
-        content["sheet"] = {"path": str(sheet), "classes": contact_sheet(dataset, split or _any_split(dataset), sheet, seed)}
+        content["sheet"] = {
+            "path": str(sheet),
+            "classes": contact_sheet(dataset, split or _any_split(dataset), sheet, seed),
+        }
     if save_images is not None:
         content["manifest"] = str(save_pictures(dataset, save_images, split=split))
     if json:

@@ -67,7 +67,8 @@ class AugmentConfig(_Record):
     Attributes:
         rotate_deg: degrees. log_scale: natural logarithm of the scale, per axis. shear: tangent.
         translate: fraction of the side. flip: probability of a left-right flip.
-        brightness, noise: in units of the colour-normalised picture (1 is one ``preprocess.std``). contrast: a factor 1 ±.
+        brightness, noise: in units of the colour-normalised picture, 1 being one ``preprocess.std``.
+        contrast: a factor of 1 ± this.
     """
 
     rotate_deg: float = Field(default=0.0, ge=0, le=180)
@@ -308,9 +309,7 @@ def _child(node: Any, part: str, key: str) -> Any:
 
 def _position(node: list[Any], part: str, key: str) -> int:
     if not part.isdigit() or int(part) >= len(node):
-        raise ConfigError(
-            f"--set {key}: no such list entry", got=repr(part), expected=f"a number 0..{len(node) - 1}"
-        )
+        raise ConfigError(f"--set {key}: no such list entry", got=repr(part), expected=f"a number 0..{len(node) - 1}")
     return int(part)
 
 

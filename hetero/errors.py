@@ -12,9 +12,7 @@ class HeteroError(Exception):
     ``str(error)`` is one line: ``what; got …; expected …; fix: …`` (absent parts are left out).
     """
 
-    def __init__(
-        self, what: str, *, got: object = None, expected: object = None, fix: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, got: object = None, expected: object = None, fix: str | None = None) -> None:
         self.what, self.got, self.expected, self.fix = what, got, expected, fix
         parts = [what]
         if got is not None:

@@ -37,9 +37,14 @@ def test_directory_appears_whole_or_not_at_all(tmp_path):
         (folder / "a").write_text("1")
         assert not path.exists()
     assert (path / "a").read_text() == "1"
-    with pytest.raises(RuntimeError, match="halfway"), atomic.directory(path) as folder:
-        (folder / "a").write_text("2")
-        raise RuntimeError("halfway")
+
+    def fails_halfway():
+        with atomic.directory(path) as folder:
+            (folder / "a").write_text("2")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fails_halfway()
     assert (path / "a").read_text() == "1"
     with atomic.directory(path) as folder:
         (folder / "b").write_text("3")

@@ -128,7 +128,10 @@ def test_the_bundle_retrieves_like_torch_from_files(trained, bundle, pictures, c
     for found in (files, memory):
         for cell, metrics in torch_cells.items():
             for metric, interval in metrics.items():
-                assert found["cells"][cell][metric]["value"] == pytest.approx(interval["value"], abs=0.001), (cell, metric)
+                assert found["cells"][cell][metric]["value"] == pytest.approx(interval["value"], abs=0.001), (
+                    cell,
+                    metric,
+                )
 
 
 def test_query_finds_the_picture_itself_first_and_saves_a_sheet(gallery, bundle, trained, pictures, folder):

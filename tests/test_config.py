@@ -80,7 +80,9 @@ def test_environment_variables_are_expanded_and_an_unset_one_is_named(tree, monk
     monkeypatch.setenv("HETERO_TEST_FOLDER", "somewhere")
     assert parse(tree).data.path == Path("somewhere/toy.npz")
     monkeypatch.delenv("HETERO_TEST_FOLDER")
-    with pytest.raises(ConfigError, match=r"names \$\{HETERO_TEST_FOLDER\}, which is not set.*export HETERO_TEST_FOLDER"):
+    with pytest.raises(
+        ConfigError, match=r"names \$\{HETERO_TEST_FOLDER\}, which is not set.*export HETERO_TEST_FOLDER"
+    ):
         parse(tree)
 
 
@@ -105,7 +107,9 @@ def test_yaml_tags_run_nothing():
         parse_config("name: !!python/object/apply:os.system ['true']")
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.yaml")) + [ROOT / "hetero/demo.yaml"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [*sorted(ROOT.glob("examples/*.yaml")), ROOT / "hetero/demo.yaml"], ids=lambda p: p.name
+)
 def test_every_shipped_config_is_valid(path, monkeypatch):
     monkeypatch.setenv("HETERO_DATA", "data")
     config = load_config(path)

@@ -45,11 +45,8 @@ def test_imports_point_down(path):
 TORCH_FREE = [
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
     for path in SOURCES
-    if not (
-        path.relative_to(ROOT).parts[0] == "hetero" and path.relative_to(ROOT).parts[1] in WITH_TORCH
-    )
-    and path.relative_to(ROOT).as_posix()
-    not in {"exporters/onnx.py", "exporters/graph.py", "exporters/parity.py"}
+    if not (path.relative_to(ROOT).parts[0] == "hetero" and path.relative_to(ROOT).parts[1] in WITH_TORCH)
+    and path.relative_to(ROOT).as_posix() not in {"exporters/onnx.py", "exporters/graph.py", "exporters/parity.py"}
 ]
 
 

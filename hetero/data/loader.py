@@ -56,12 +56,10 @@ class Loader:
         self._labels = labels.astype(np.int64)
         self.steps_per_epoch = len(plan(0))
         size = len(indices) * spec.height * spec.width * spec.channels
-        self._pixels = (
-            read_pixels(dataset, indices, spec, workers=workers) if size <= memory_limit_bytes else None
-        )
+        self._pixels = read_pixels(dataset, indices, spec, workers=workers) if size <= memory_limit_bytes else None
 
     def batches(self, first_step: int, end_step: int) -> Iterator[Batch]:
-        """Yield the batches of steps ``first_step … end_step − 1``, reading ahead; an error in the reader is raised here."""
+        """Yield the batches of steps ``first_step … end_step − 1``, reading ahead; a reader's error is raised here."""
         queue: Queue[Batch | BaseException | None] = Queue(READ_AHEAD)
         stop = threading.Event()
 

@@ -25,9 +25,7 @@ def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> n
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
-def pk_batches(
-    labels: np.ndarray, batch_size: int, images_per_class: int, *, seed: int, epoch: int
-) -> np.ndarray:
+def pk_batches(labels: np.ndarray, batch_size: int, images_per_class: int, *, seed: int, epoch: int) -> np.ndarray:
     """P classes × K images a batch: ``int64 [len(labels) // batch_size, batch_size]`` positions into ``labels``.
 
     Classes are drawn without replacement within a batch and all come round before one comes twice; a class with

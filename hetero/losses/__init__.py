@@ -1,0 +1,1 @@
+"""Losses: one idea a file, and their weighted sum in ``compatibility.py``."""

@@ -86,9 +86,7 @@ class CompatibilityLoss(nn.Module):
             total = total + config.influence.weight * terms["influence"]
         if config.alignment is not None:
             if gallery_embedding is None:
-                raise ConfigError(
-                    "the alignment term needs a gallery model", fix="use it for students only"
-                )
+                raise ConfigError("the alignment term needs a gallery model", fix="use it for students only")
             terms["alignment"] = alignment_loss(embedding, gallery_embedding)
             total = total + config.alignment.weight * terms["alignment"]
         return total, terms

@@ -1,0 +1,1 @@
+"""The architecture family, its networks, costs and checkpoints."""

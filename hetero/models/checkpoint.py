@@ -82,9 +82,7 @@ def network_digest(state: Mapping[str, Tensor]) -> str:
     return weights_digest({name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
 
 
-def save_model(
-    path: Path | str, network: EmbeddingNetwork, card: ModelCard, prototypes: Tensor | None = None
-) -> None:
+def save_model(path: Path | str, network: EmbeddingNetwork, card: ModelCard, prototypes: Tensor | None = None) -> None:
     """Write a checkpoint directory in one step (the digests in ``card`` are set here).
 
     Raises:
@@ -185,4 +183,3 @@ def _load_tensors(file: Path, sha256: str) -> dict[str, Tensor]:
             fix="restore both from the same run",
         )
     return state
-

@@ -59,7 +59,7 @@ def build_network(arch: ArchSpec, *, seed: int) -> EmbeddingNetwork:
 
 
 def channels_last(network: EmbeddingNetwork) -> EmbeddingNetwork:
-    """The same network with its weights laid out for channels-last pictures, which oneDNN and cuDNN are fastest with."""
+    """The same network, weights laid out for channels-last pictures, which oneDNN and cuDNN are fastest with."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

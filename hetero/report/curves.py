@@ -96,6 +96,7 @@ def _draw_lines(axes: Axes, title: str, series: Series) -> None:
                 ha="right",
                 fontsize=8.5,
                 color=colour,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
             )
 
 

@@ -26,9 +26,7 @@ def make_loader(dataset: Dataset, config: RunConfig, train: TrainConfig, seed: i
     """The training split's batches under a phase's sampler."""
     indices = dataset.split("train")
     if train.sampler.kind == "pk":
-        plan = partial(
-            _pk, dataset.labels[indices], train.batch_size, train.sampler.images_per_class, seed
-        )
+        plan = partial(_pk, dataset.labels[indices], train.batch_size, train.sampler.images_per_class, seed)
     else:
         plan = partial(_shuffled, len(indices), train.batch_size, seed)
     return Loader(dataset, indices, config.preprocess, plan)

@@ -14,12 +14,12 @@ from torch import nn
 from hetero.config import TrainConfig
 from hetero.data.loader import Loader
 from hetero.errors import MissingExtraError, TrainingError
+from hetero.journal import Journal
 from hetero.logs import Progress
 from hetero.models.embed import colour_normalise
 from hetero.preprocess import PreprocessSpec
 from hetero.training.augment import augment, turned_views
 from hetero.training.device import autocast_dtype
-from hetero.journal import Journal
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.schedule import learning_rate
 from hetero.training.step import Terms, train_step
@@ -64,9 +64,7 @@ class _Meter:
                 own[key] = own.get(key, 0.0) + float(value)
 
     def means(self) -> dict[str, dict[str, float]]:
-        return {
-            name: {key: value / self.steps for key, value in parts.items()} for name, parts in self.sums.items()
-        }
+        return {name: {key: value / self.steps for key, value in parts.items()} for name, parts in self.sums.items()}
 
 
 def run_phase(phase: Phase, run: Path, progress: Progress) -> None:
@@ -106,9 +104,7 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> None:
         if phase.train.turned_views and phase.gallery is not None:
             image = torch.cat([image, turned_views(image, seed=phase.seed, step=batch.step)])
         labels = torch.from_numpy(batch.labels).to(phase.device)
-        terms = train_step(
-            phase.trainees, phase.gallery, image, labels, learning_rate=rate, autocast=dtype
-        )
+        terms = train_step(phase.trainees, phase.gallery, image, labels, learning_rate=rate, autocast=dtype)
         meter.add(terms)
         _require_finite(terms, batch.step, last_saved)
         done = batch.step + 1

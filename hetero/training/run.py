@@ -120,6 +120,4 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         items = enumerate(value)
     else:
         return {prefix: value}
-    return {
-        key: leaf for name, item in items for key, leaf in _flat(item, f"{prefix}.{name}".strip(".")).items()
-    }
+    return {key: leaf for name, item in items for key, leaf in _flat(item, f"{prefix}.{name}".strip(".")).items()}

@@ -38,10 +38,10 @@ def train_step(
                 gallery_embedding = gallery(image).float()
         terms: Terms = {}
         for trainee in trainees:
-            own = image if trainee.loss.needs_gallery else image[: len(labels)]
-            embedding = trainee.network(own).float()
+            aligns = trainee.loss.needs_gallery
+            embedding = trainee.network(image if aligns else image[: len(labels)]).float()
             with torch.autocast(image.device.type, enabled=False):
-                total, parts = trainee.loss(embedding, labels, gallery_embedding)
+                total, parts = trainee.loss(embedding, labels, gallery_embedding if aligns else None)
             trainee.update(total, learning_rate)
             terms[trainee.name] = {"total": total.detach()} | {key: part.detach() for key, part in parts.items()}
     return terms

@@ -11,8 +11,8 @@ from hetero.data.dataset import Dataset
 from hetero.errors import ConfigError
 from hetero.logs import Progress
 from hetero.models.checkpoint import LoadedModel, ModelCard, load_model, network_digest, save_model
-from hetero.space import define_space
 from hetero.models.network import channels_last
+from hetero.space import define_space
 from hetero.training.cloud import class_names, make_loader
 from hetero.training.loop import Phase, run_phase
 from hetero.training.trainee import Trainee
@@ -63,9 +63,7 @@ def train_students(
         for position, student in enumerate(config.students)
     ]
     teacher = channels_last(gallery.network.to(device)).eval()
-    run_phase(
-        Phase(STUDENT_PHASE, trainees, teacher, loader, config.preprocess, train, seed, device), run, progress
-    )
+    run_phase(Phase(STUDENT_PHASE, trainees, teacher, loader, config.preprocess, train, seed, device), run, progress)
     for student, trainee in zip(config.students, trainees, strict=True):
         _save(config, student, trainee, gallery, dataset, paths[student.name])
     return {name: load_model(path) for name, path in paths.items()}

@@ -45,7 +45,8 @@ class Trainee:
         self.average: AveragedModel | None = None
         if train.ema_decay is not None:
             self.average = AveragedModel(
-                self.network, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay),  # type: ignore[no-untyped-call]
+                self.network,
+                multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay),  # type: ignore[no-untyped-call]
                 use_buffers=True,
             )
 
@@ -110,9 +111,7 @@ class Trainee:
         return modules + ([("average", self.average)] if self.average is not None else [])
 
     def _module_tensors(self) -> list[tuple[str, str, Tensor]]:
-        return [
-            (kind, key, value) for kind, module in self._modules() for key, value in module.state_dict().items()
-        ]
+        return [(kind, key, value) for kind, module in self._modules() for key, value in module.state_dict().items()]
 
 
 def _optimizer(modules: list[nn.Module], train: TrainConfig) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ from hetero.data.dataset import Dataset
 from hetero.data.open import open_dataset
 from hetero.data.pixels import read_pixels
 from hetero.errors import ConfigError, MissingExtraError, nearest
+from hetero.journal import read_journal
 from hetero.report import schema
 from hetero.report.assemble import curves_from_journal, make_report
 from hetero.retrieval.bootstrap import interval
@@ -27,7 +28,6 @@ from hetero.retrieval.verification import Threshold, calibrate, count_pairs
 from hetero.space import Compatibility
 from hetero.workflows.checks import make_checks
 from hetero.workflows.examples import make_examples
-from hetero.journal import read_journal
 
 if TYPE_CHECKING:
     from hetero.models.checkpoint import LoadedModel
@@ -162,7 +162,11 @@ def evaluate_run(
         thresholds=[_threshold(name, item) for name, items in thresholds.items() for item in items],
         histograms=[_histogram(name, by_student[name], by_gallery["test"], test.protocol) for name in students],
         examples=make_examples(
-            dataset, test, {name: (by_student[name], scored[name]) for name in compatible[:1]}, by_gallery["test"], config.seed
+            dataset,
+            test,
+            {name: (by_student[name], scored[name]) for name in compatible[:1]},
+            by_gallery["test"],
+            config.seed,
         ),
         curves=curves_from_journal(journal),
         checks=make_checks(config, entries, baselines),

@@ -17,7 +17,7 @@ _ROLES = {ROLE_BOTH: "both", ROLE_QUERY: "query", ROLE_GALLERY: "gallery"}
 
 
 def save_pictures(dataset: Dataset, out: Path, *, split: str | None = None) -> Path:
-    """Write PNG files and ``manifest.csv`` (path, label, split, role, group) into a new directory; returns the manifest.
+    """Write PNG files and ``manifest.csv`` into a new directory; returns the manifest's path.
 
     Args:
         split: only its pictures; None writes every split.

@@ -25,7 +25,7 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     """Train everything in ``config`` into ``out``, continuing where an earlier process stopped.
 
     Args:
-        threads: CPU threads of this process, None for torch's choice. A resumed run is bit-exact only with the same number.
+        threads: CPU threads of this process, None for torch's choice. Resuming is bit-exact with the same number only.
     """
     try:
         import torch

@@ -105,12 +105,22 @@ def test_compatibility_loss_is_the_weighted_sum_and_reports_each_term():
     assert set(terms) == {"softmax", "influence", "alignment"}
     influence = naive_softmax(embedding, prototypes, labels, 8, 0.1)
     assert float(terms["influence"]) == pytest.approx(influence, rel=1e-5)
-    assert float(terms["alignment"]) == pytest.approx(
-        float(alignment_loss(embedding, gallery_embedding)), rel=1e-6
-    )
+    assert float(terms["alignment"]) == pytest.approx(float(alignment_loss(embedding, gallery_embedding)), rel=1e-6)
     expected = 0.5 * float(terms["softmax"].detach()) + 2 * influence + 10 * float(terms["alignment"])
     assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
     assert [name for name, _ in loss.named_parameters()] == ["prototypes"]
+
+
+def test_pictures_without_a_class_count_for_alignment_alone():
+    embedding, prototypes, labels = example(torch.float32, batch=6)
+    gallery_embedding = example(torch.float32, seed=5, batch=6)[0]
+    config = LossConfig(influence=InfluenceConfig(), softmax=SoftmaxConfig(), alignment=AlignmentConfig())
+    loss = CompatibilityLoss(config, num_classes=7, dim=4, gallery_prototypes=prototypes)
+    _, terms = loss(embedding, labels[:4], gallery_embedding)
+    _, classed = loss(embedding[:4], labels[:4], gallery_embedding[:4])
+    assert float(terms["influence"]) == pytest.approx(float(classed["influence"]), rel=1e-6)
+    assert float(terms["softmax"].detach()) == pytest.approx(float(classed["softmax"].detach()), rel=1e-6)
+    assert float(terms["alignment"]) == pytest.approx(float(alignment_loss(embedding, gallery_embedding)), rel=1e-6)
 
 
 def test_own_prototypes_depend_on_the_seed_alone():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hetero.errors import MissingExtraError, RetrievalError
 from hetero.retrieval.exact import search_numpy, search_torch
+from hetero.retrieval.vectors import on_grid
 
 SEARCHES = [search_numpy, search_torch]
 
@@ -81,6 +82,17 @@ def test_a_constant_gallery_returns_the_first_rows():
     similarities, indices = search_numpy(vectors[:3], vectors, 4, exclude=np.array([0, 2, -1]), vector_block=64)
     np.testing.assert_array_equal(indices, [[1, 2, 3, 4], [0, 1, 3, 4], [0, 1, 2, 3]])
     np.testing.assert_array_equal(similarities, 1.0)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_gallery_of_many_blocks_is_searched_right(search):
+    """Late blocks hold few hits, which are picked out of their groups of 64 one by one."""
+    rng = np.random.default_rng(12)
+    queries, vectors = unit(rng, 6, 16), unit(rng, 9000, 16)
+    similarities, indices = search(queries, vectors, 4, vector_block=1000)
+    exact = on_grid(queries) @ on_grid(vectors).T
+    np.testing.assert_array_equal(indices, np.argsort(-exact, axis=1, kind="stable")[:, :4])
+    np.testing.assert_array_equal(similarities, -np.sort(-exact, axis=1)[:, :4])
 
 
 def test_a_gallery_sorted_from_worst_to_best_is_searched_right():

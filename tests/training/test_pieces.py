@@ -11,9 +11,9 @@ import torch
 
 from hetero.config import AugmentConfig
 from hetero.errors import CheckpointError, ConfigError
-from hetero.training.augment import augment
-from hetero.training.device import autocast_dtype, resolve_device
 from hetero.journal import Journal, read_journal
+from hetero.training.augment import augment, turned_views
+from hetero.training.device import autocast_dtype, resolve_device
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.schedule import learning_rate
 
@@ -81,6 +81,18 @@ def test_translation_scale_brightness_contrast_and_noise_do_what_they_say():
     assert ratio.std() > 0.05
 
 
+def test_turned_views_are_the_seven_other_poses_of_the_same_picture_and_depend_on_the_step():
+    picture = torch.arange(9.0).reshape(1, 1, 3, 3).expand(200, 1, 3, 3)
+    poses = [
+        p for k in range(4) for p in (torch.rot90(picture[0], k, (1, 2)), torch.rot90(picture[0], k, (1, 2)).flip(2))
+    ]
+    views = turned_views(picture, seed=1, step=5)
+    seen = {next(i for i, pose in enumerate(poses) if torch.equal(view, pose)) for view in views}
+    assert seen == set(range(1, 8))  # pose 0 is the picture as it was
+    assert torch.equal(views, turned_views(picture, seed=1, step=5))
+    assert not torch.equal(views, turned_views(picture, seed=1, step=6))
+
+
 def test_journal_rewinds_to_the_committed_step_and_ignores_a_torn_line(tmp_path):
     journal = Journal(tmp_path / "metrics.jsonl")
     for phase, step in (("gallery", 10), ("gallery", 20), ("students", 10), ("students", 20)):
@@ -131,7 +143,7 @@ def test_no_intact_state_is_an_error_not_a_fresh_start(tmp_path):
     commit_state(tmp_path, state(1))
     record = tmp_path / "step-000000001" / "state.json"
     record.write_text(json.dumps({"step": 1}))
-    with pytest.raises(CheckpointError, match="no training state .* is intact"):
+    with pytest.raises(CheckpointError, match=r"no training state .* is intact"):
         latest_state(tmp_path)
 
 

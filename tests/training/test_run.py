@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy import toy_config, toy_tree, write_pictures
 
 from hetero.errors import CheckpointError, ConfigError, StorageError, TrainingError
+from hetero.journal import read_journal
 from hetero.logs import SilentProgress
 from hetero.models.checkpoint import load_model
 from hetero.training import loop, students
-from hetero.journal import read_journal
 from hetero.workflows.train import train_run
 
 
@@ -112,6 +112,29 @@ def test_the_result_with_ema_is_the_moving_average(pictures, tmp_path):
     one, two = (load_model(run.gallery).network.project.weight for run in (plain, averaged))
     assert not torch.equal(one, two)
     assert torch.allclose(one, two, atol=0.2)
+
+
+def test_turned_views_reach_only_trainees_that_align(pictures, tmp_path, monkeypatch):
+    config = toy_config(pictures, ("student_training.turned_views=true", "student_training.epochs=1"))
+    seen = {"small": set(), "alone": set(), "labels": set()}
+    real_step = loop.train_step
+
+    def watching(trainees, gallery, image, labels, **options):
+        handles = [
+            t.network.register_forward_pre_hook(lambda _, inputs, name=t.name: seen[name].add(len(inputs[0])))
+            for t in trainees
+            if t.name in seen
+        ]
+        if gallery is not None:
+            seen["labels"].add(len(labels))
+        terms = real_step(trainees, gallery, image, labels, **options)
+        for handle in handles:
+            handle.remove()
+        return terms
+
+    monkeypatch.setattr(loop, "train_step", watching)
+    train_run(config, tmp_path / "run", progress=SilentProgress())
+    assert seen == {"small": {32}, "alone": {16}, "labels": {16}}
 
 
 def test_a_finished_run_is_left_alone(pictures, finished):
@@ -224,6 +247,6 @@ def test_tensorboard_writes_events(pictures, tmp_path):
 
 def test_training_needs_no_global_seed(pictures, finished, tmp_path):
     torch.manual_seed(123)
-    np.random.seed(123)  # noqa: NPY002
+    np.random.seed(123)
     train_run(toy_config(pictures), tmp_path / "run", progress=SilentProgress())
     assert weights(tmp_path / "run") == weights(finished.run)
