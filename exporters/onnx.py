@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import platform
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,7 @@ OPSET = 18  # what torch's exporter writes without converting versions; every on
 FORMATS = ("onnx",)
 MAX_GOLDEN_IMAGES = 64  # golden vectors are a check, not a data set; they travel with the bundle
 _MODEL_PATH = "onnx/model.fp32.onnx"
+_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")  # other endings might be no safe path of a bundle
 
 
 def export(
@@ -310,7 +312,8 @@ def _picture(index: int, image: np.ndarray | Path) -> tuple[str, bytes]:
     """The name and bytes of a golden picture: a file as it is (after a trial decoding), an array as PNG."""
     if isinstance(image, Path):
         load_image(image, PreprocessSpec(height=1, width=1, channels=1))  # refuses what is no picture, naming the file
-        return f"golden/image-{index:02d}{image.suffix.lower()}", image.read_bytes()
+        suffix = image.suffix.lower()
+        return f"golden/image-{index:02d}{suffix if _SUFFIX.fullmatch(suffix) else ''}", image.read_bytes()
     return f"golden/image-{index:02d}.png", _png(image)
 
 

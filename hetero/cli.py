@@ -320,6 +320,7 @@ def verify(
 @command
 def report(
     run: Annotated[Path, typer.Argument(help="Run directory with a report.json.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     json: Json = False,
 ) -> None:
     """Write the HTML page of a run's report.json and print its table.
@@ -327,11 +328,14 @@ def report(
     Example: hetero report runs/demo
     """
     from hetero.report.build import load_report
+    from hetero.report.markdown import render_markdown
 
     loaded = load_report(run)
     _write_report(loaded, run if run.is_dir() else run.parent)
     if json:
         _print_json(loaded.model_dump(mode="json", by_alias=True))
+    elif markdown:
+        sys.stdout.write(render_markdown(loaded))
     else:
         _print_report(loaded)
         Console().print(f"page: {(run if run.is_dir() else run.parent) / 'report.html'}")

@@ -214,6 +214,15 @@ def test_report_writes_the_page_again(trained):
     run("report", trained)
     assert "<svg" in (trained / "report.html").read_text()
     assert documents(run("report", trained, "--json"))["schema"] == 1
+    content = documents(run("report", trained, "--json"))
+    text = run("report", trained, "--markdown").stdout
+    for student in content["students"]:
+        for cell in ("heterogeneous", "homogeneous", "reverse"):
+            value = student["cells"][cell]["r_at_1"]
+            row = f"| {student['name']} ({student['role']}) | {cell} | "
+            [line] = [line for line in text.splitlines() if line.startswith(row)]
+            assert f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]" in line
+    assert text.count("FAILS") == sum(not check["passed"] for check in content["checks"])
 
 
 def test_data_describes_and_saves_a_sheet(config, folder):

@@ -140,6 +140,7 @@ def test_hostile_names_are_escaped_everywhere(report: Report) -> None:
 def test_a_name_cannot_leave_an_attribute(small: Report) -> None:
     document = json.loads(small.model_dump_json(by_alias=True))
     document["examples"][0]["query"]["id"] = '" onerror="x'
+    document["examples"][0]["matches"][0]["id"] = "a onerror=x"
     page = Page(build_html(Report.model_validate(document)))
     assert not any(name.startswith("on") for name, _ in page.attributes)
     assert ("title", '" onerror="x') in page.attributes

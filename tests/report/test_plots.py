@@ -95,6 +95,7 @@ def test_the_cost_plot_draws_a_control_that_is_not_at_chance(report: Report, dra
     assert marks[0] < marks[1]
 
 
+@pytest.mark.filterwarnings("error")
 def test_the_cost_plot_takes_a_student_as_large_as_the_gallery_model(report: Report) -> None:
     only = report.students[0]
     equal = Cost.of(only.macs.gallery, only.macs.gallery)
@@ -145,6 +146,10 @@ def test_similarity_limits_leave_out_only_the_far_tails() -> None:
     tail = Histogram(student="s", edges=edges, matching=(1, 0, 99_999, 0), non_matching=(0, 1, 0, 0))
     assert histograms._similarity_limits([wide]) == (-0.5, 0.5)
     assert histograms._similarity_limits([tail]) == (-0.5, 0.5)
+    above = Histogram(student="s", edges=edges, matching=(0, 0, 0, 0), non_matching=(0, 99_999, 0, 1))
+    assert histograms._similarity_limits([above]) == (-0.5, 0.0)
+    both = Histogram(student="s", edges=edges, matching=(0, 0, 90, 10), non_matching=(0, 50, 50, 0))
+    assert histograms._similarity_limits([above, both]) == (-0.5, 1.0)
 
 
 def test_curves_have_a_panel_for_the_loss_each_student_and_the_speed(report: Report, drawn: dict[str, Plot]) -> None:
