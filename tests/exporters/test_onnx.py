@@ -13,13 +13,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from exporters.bundle import Bundle, open_bundle
-from exporters.onnx import _checked, export, to_onnx
+from exporters.onnx import _checked, _golden, export, to_onnx
 from exporters.parity import FP32_MAX_ABS, reference_embeddings
 from exporters.runtimes import open_model
-from hetero.errors import BundleError, CheckpointError, ConfigError, ExportError, MissingExtraError
+from hetero.errors import BundleError, CheckpointError, ConfigError, ExportError, ImageError, MissingExtraError
 from hetero.models.arch import ArchSpec, Stage
 from hetero.models.checkpoint import ModelCard, load_model, save_model
 from hetero.models.embed import embed
@@ -184,6 +185,22 @@ def test_export_stores_given_golden_images_without_loss(
     if images[0].shape == (16, 12, 3):
         pixels = np.load(io.BytesIO(bundle.read("golden/pixels.npy")), allow_pickle=False)
         np.testing.assert_array_equal(pixels, images)
+
+
+def test_golden_image_files_are_stored_as_they_are_and_a_bad_one_is_named(network: nn.Module, tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    files = [tmp_path / "a.PNG", tmp_path / "b.jpg", tmp_path / "c.p n\u00e9", tmp_path / "d"]
+    for file, kind in zip(files, ("PNG", "JPEG", "PNG", "PNG"), strict=True):
+        Image.fromarray(colours).save(file, kind)
+    golden, pixels, contents = _golden(network, SPEC, files)
+    names = ["golden/image-00.png", "golden/image-01.jpg", "golden/image-02", "golden/image-03"]
+    assert [entry.path for entry in golden.images] == names
+    for file, name, picture in zip(files, names, pixels, strict=True):
+        assert contents[name] == file.read_bytes()
+        np.testing.assert_array_equal(picture, load_image(file, SPEC))
+    files[1].write_bytes(b"")
+    with pytest.raises(ImageError, match=r"b\.jpg"):
+        _golden(network, SPEC, files)
 
 
 @pytest.mark.parametrize(
