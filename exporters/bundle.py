@@ -351,7 +351,7 @@ def write_bundle(path: Path | str, manifest: Manifest, contents: Mapping[str, by
         )
     raw = (json.dumps(manifest.model_dump(mode="json"), indent=2, allow_nan=False) + "\n").encode("ascii")
     parse_manifest(raw)  # what cannot be read back is not written
-    with atomic.directory(path) as folder:
+    with atomic.directory(path, marker=MANIFEST) as folder:
         for name, data in {**contents, MANIFEST: raw, SEAL: seal_of(raw)}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)

@@ -1,7 +1,8 @@
 """Files and directories that are either wholly there or not there at all, whatever kills the process.
 
 The recipe: write to a hidden sibling, fsync it, rename it into place, fsync the parent.
-A reader never sees half a file; an interrupted write leaves only a hidden ``.tmp-*`` sibling, which the next removes.
+A reader never sees half a file. A killed write leaves only a hidden ``.tmp-*`` sibling; the next write of the same
+directory removes it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,6 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hetero.errors import StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = ".tmp-"
 _PREVIOUS = ".previous-"
@@ -54,51 +61,111 @@ def write_json(path: Path | str, value: object) -> None:
 
 
 @contextmanager
-def directory(path: Path | str) -> Iterator[Path]:
+def directory(path: Path | str, *, marker: str) -> Iterator[Path]:
     """Yield an empty directory to fill; on success it takes the place of ``path``, on an exception it vanishes.
 
     An older directory at ``path`` is set aside first and removed last, so at every instant one of the two is
-    complete on disk: :func:`recover` brings the older back if the process died between the two renames.
+    complete on disk: :func:`recover` brings the older back if the process died between the two renames. Two writers
+    of one path do not disturb each other: the last to finish wins.
+
+    Args:
+        marker: a file that every directory of this kind holds. An existing directory without it is somebody's own
+            and is never replaced, unless it is empty.
 
     Raises:
-        StorageError: the file system refused; the older directory is untouched.
+        StorageError: the file system refused, or ``path`` is a directory of another kind; it is untouched.
     """
     path = Path(path)
     recover(path)
+    _require_ours(path, marker)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f"{_TEMPORARY}{path.name}.*"):
-            shutil.rmtree(stale, ignore_errors=True)
+        _remove_stale(path)
         temporary = path.with_name(f"{_TEMPORARY}{path.name}.{uuid.uuid4().hex[:8]}")
         temporary.mkdir()
         try:
-            yield temporary
-            _fsync_tree(temporary)
-            if path.exists():
-                previous = path.with_name(f"{_PREVIOUS}{path.name}")
-                os.rename(path, previous)
-                os.rename(temporary, path)
-                _fsync_directory(path.parent)
-                shutil.rmtree(previous)
-            else:
-                os.rename(temporary, path)
-                _fsync_directory(path.parent)
+            with _lock(temporary):  # held while alive, so that no other writer takes it for stale
+                yield temporary
+                _fsync_tree(temporary)
+                with _lock(path.parent):
+                    _require_ours(path, marker)
+                    _swap(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
-            recover(path)
             raise
 
 
 def recover(path: Path | str) -> None:
-    """Finish or undo a replacement of the directory ``path`` that was cut short; does nothing otherwise."""
+    """Finish or undo a replacement of the directory ``path`` that was cut short; does nothing otherwise.
+
+    Safe beside a living writer: it waits until that one's renames are done.
+    """
     path = Path(path)
     previous = path.with_name(f"{_PREVIOUS}{path.name}")
     if not previous.exists():
         return
-    if path.exists():
+    with storage_errors(path), _lock(path.parent):
+        if not previous.exists():
+            return
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            os.rename(previous, path)
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    previous = path.with_name(f"{_PREVIOUS}{path.name}")
+    replaces = path.exists()
+    if replaces:
         shutil.rmtree(previous, ignore_errors=True)
-    else:
-        os.rename(previous, path)
+        os.rename(path, previous)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        if replaces:
+            os.rename(previous, path)
+        raise
+    _fsync_directory(path.parent)
+    if replaces:
+        shutil.rmtree(previous, ignore_errors=True)  # what is left of it, the next recover removes
+
+
+def _require_ours(path: Path, marker: str) -> None:
+    if path.is_dir() and not (path / marker).exists() and any(path.iterdir()):
+        raise StorageError(
+            f"{path} exists and is not ours to replace: it holds no {marker}",
+            expected=f"a new name, an empty directory, or one written by hetero with {marker}",
+            fix="name another directory",
+        )
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporaries of writers that died: those of this very name that nobody holds."""
+    pattern = re.compile(re.escape(f"{_TEMPORARY}{path.name}.") + "[0-9a-f]{8}")
+    for entry in path.parent.iterdir():
+        if not pattern.fullmatch(entry.name):
+            continue
+        if not entry.is_dir():
+            continue
+        try:
+            with _lock(entry, wait=False):
+                shutil.rmtree(entry, ignore_errors=True)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # a living writer's, or gone meanwhile
+
+
+@contextmanager
+def _lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the kernel's advisory lock on a directory; a dead process holds none. Windows has no ``flock``: no lock."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hetero.errors import ConfigError, HeteroError
@@ -45,12 +46,15 @@ def command(function: Command) -> Command:
         try:
             function(*args, **kwargs)
         except CheckFailedError as failure:
-            _stderr().print(f"failed: {failure}", style="bold red")
+            _stderr().print(f"failed: {failure}", style="bold red", markup=False)
             raise typer.Exit(1) from None
         except HeteroError as error:
             if kwargs.get("json"):
                 content = {"type": type(error).__name__, "message": str(error), "what": error.what, "fix": error.fix}
                 _print_json({"error": content})
+            _stderr().print(f"error: {error}", style="bold red", markup=False)
+            raise typer.Exit(2) from None
+        except OSError as error:  # what no room foresaw, e.g. a disk that returns errors
             _stderr().print(f"error: {error}", style="bold red", markup=False)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
@@ -94,11 +98,13 @@ def demo(
     say = _stderr().print
     text = files("hetero").joinpath("demo.yaml").read_text(encoding="utf-8")
     config = parse_config(text, set_ or [], source="the demo config")
+    student = next((s.name for s in config.students if s.role == "compatible"), None)
+    if student is None:
+        raise ConfigError("the demo needs a compatible student", fix="leave the students as they are")
     say("preparing the glyph images")
     dataset = open_dataset(config.data)
     trained = train_run(config, out, progress=stderr_progress(), threads=threads)
     report = evaluate_run(out, say=say)
-    student = next(s.name for s in config.students if s.role == "compatible")
     manifest = save_pictures(dataset, out / "pictures", split=config.evaluation.split)
     pictures = sorted(manifest.parent.glob("*.png"))
     say(f"exporting {student}")
@@ -176,12 +182,14 @@ def compat(
         run,
         split=split,
         overrides=set_ or [],
-        embedders={name: _bundle_embedder(path) for name, path in map(_named_bundle, bundle or [])},
+        embedders={name: _bundle_embedder(path, threads or 2) for name, path in map(_named_bundle, bundle or [])},
         say=_stderr().print,
     )
     changed = bool(split or bundle or set_)
     if out is not None or not changed:
         _write_report(report, out or run)
+    else:
+        _stderr().print("other than the run's own evaluation: no report written; --out FOLDER writes one")
     if json:
         _print_json(report.model_dump(mode="json", by_alias=True))
     else:
@@ -252,9 +260,9 @@ def query(
         )
         return
     for path, matches in zip(queries.paths, found, strict=True):
-        table = Table("score", "class", "path", title=str(path), title_justify="left")
+        table = Table("score", "class", "path", title=escape(str(path)), title_justify="left")
         for match in matches:
-            table.add_row(f"{match.similarity:.3f}", match.class_name, match.path)
+            table.add_row(f"{match.similarity:.3f}", escape(match.class_name), escape(match.path))
         Console().print(table)
     if found:
         Console().print(f"picture: {sheet}")
@@ -281,7 +289,7 @@ def export(
     if json:
         _print_json({"bundle": str(bundle.path), "manifest": manifest})
         return
-    table = Table("file", "size", "max abs", "min cosine", title=str(bundle.path), title_justify="left")
+    table = Table("file", "size", "max abs", "min cosine", title=escape(str(bundle.path)), title_justify="left")
     for file in bundle.manifest.files:
         parity = file.parity
         table.add_row(file.path, f"{file.size_bytes:,} B", f"{parity.max_abs:.1e}", f"{parity.min_cosine:.7f}")
@@ -309,9 +317,9 @@ def verify(
     if json:
         _print_json(report.to_json())
     else:
-        table = Table("check", "result", "detail", title=str(bundle), title_justify="left")
+        table = Table("check", "result", "detail", title=escape(str(bundle)), title_justify="left")
         for check in report.checks:
-            table.add_row(check.name, "passed" if check.passed else "FAILED", check.detail)
+            table.add_row(check.name, "passed" if check.passed else "FAILED", escape(check.detail))
         Console().print(table)
     if not report.passed:
         raise CheckFailedError(f"{bundle} does not verify")
@@ -372,14 +380,14 @@ def data(
     if json:
         _print_json(content)
         return
-    table = Table("split", "images", "classes", title=dataset.name, title_justify="left")
+    table = Table("split", "images", "classes", title=escape(dataset.name), title_justify="left")
     for name, counts in content["splits"].items():
         table.add_row(name, f"{counts['images']:,}", f"{counts['classes']:,}")
     table.add_row("all", f"{content['images']:,}", f"{content['classes']:,}")
     Console().print(table)
     for key in ("pixels", "roles", "groups", "sheet", "manifest"):
         if content.get(key):
-            Console().print(f"{key}: {content[key]}")
+            Console().print(f"{key}: {content[key]}", markup=False)
     _list_skipped(content["skipped"])
 
 
@@ -396,7 +404,7 @@ def _named_bundle(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _bundle_embedder(path: Path) -> Callable[[Any, Any], Any]:
+def _bundle_embedder(path: Path, threads: int) -> Callable[[Any, Any], Any]:
     import exporters
 
     opened = exporters.open_bundle(path)
@@ -405,8 +413,10 @@ def _bundle_embedder(path: Path) -> Callable[[Any, Any], Any]:
         if dataset.in_memory:
             from hetero.data.pixels import read_pixels
 
-            return exporters.embed_pixels(opened, read_pixels(dataset, indices, opened.manifest.preprocess), threads=2)
-        return exporters.embed_files(opened, [dataset.images[i] for i in indices], threads=2)[0]
+            return exporters.embed_pixels(
+                opened, read_pixels(dataset, indices, opened.manifest.preprocess), threads=threads
+            )
+        return exporters.embed_files(opened, [dataset.images[i] for i in indices], threads=threads)[0]
 
     return embed
 

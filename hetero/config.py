@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SoftmaxConfig(_Record):
@@ -101,8 +102,8 @@ class TrainConfig(_Record):
         lr: peak learning rate. warmup_steps: linear warm-up, then cosine to 0.
         weight_decay: on weights of two or more dimensions only.
         ema_decay: decay per step of the exponential moving average that is kept as the result; null keeps the last.
-        turned_views: also align students to the gallery model on every picture turned or mirrored into a stranger,
-            see :func:`hetero.training.augment.turned_views`.
+        stranger_views: also align students to the gallery model on every picture turned or mirrored into a stranger,
+            see :func:`hetero.training.augment.stranger_views`.
         save_every_steps: a state that survives ``kill -9`` is committed this often, and at the end of each epoch.
     """
 
@@ -119,7 +120,7 @@ class TrainConfig(_Record):
     save_every_steps: int | None = Field(default=None, ge=1)
     log_every_steps: int = Field(default=20, ge=1)
     mixed_precision: bool = True
-    turned_views: bool = False
+    stranger_views: bool = False
     tensorboard: bool = False
 
 
@@ -183,7 +184,7 @@ class EvaluationConfig(_Record):
 
     split: str = "test"
     exclude_groups: bool = True
-    false_accept_rates: tuple[float, ...] = (1e-3,)
+    false_accept_rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (1e-3,)
     resamples: int = Field(default=2000, ge=100)
     expect: ExpectConfig = ExpectConfig()
 
@@ -192,7 +193,7 @@ class RunConfig(_Record):
     """One experiment: data, one gallery model, students, evaluation."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     data: Annotated[DataConfig, Field(discriminator="format")]
     preprocess: PreprocessSpec
@@ -226,8 +227,8 @@ class RunConfig(_Record):
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
 
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON: two configs with the same digest train the same models."""
-        return hashlib.sha256(self.model_dump_json().encode("utf-8")).hexdigest()
+        """SHA-256 of the JSON without ``evaluation`` and ``device``: the same digest trains the same models."""
+        return hashlib.sha256(self.model_dump_json(exclude={"evaluation", "device"}).encode("utf-8")).hexdigest()
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -239,11 +240,11 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"cannot read the config {path}",
             got=getattr(error, "strerror", None) or error,
-            fix="name a YAML file such as examples/glyphs.yaml",
+            fix="name a YAML file such as examples/omniglot.yaml",
         ) from None
     return parse_config(text, overrides, source=str(path))
 
@@ -252,7 +253,8 @@ def parse_config(text: str, overrides: Sequence[str] = (), *, source: str = "con
     """As :func:`load_config`, from YAML text; ``source`` names it in messages."""
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        json.dumps(tree, default=str)  # an alias to itself would never end
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # a thirteenth month, a circular alias, a date as key
         raise ConfigError(f"{source} is no valid YAML", got=" ".join(str(error).split())) from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{source} is no mapping", got=type(tree).__name__, expected="key: value lines")
@@ -290,7 +292,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node = _child(node, part, key)
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         parsed = value
     if isinstance(node, list):
         node[_position(node, last, key)] = parsed
@@ -308,7 +310,7 @@ def _child(node: Any, part: str, key: str) -> Any:
 
 
 def _position(node: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    if not part.isdecimal() or int(part) >= len(node):
         raise ConfigError(f"--set {key}: no such list entry", got=repr(part), expected=f"a number 0..{len(node) - 1}")
     return int(part)
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hetero import atomic
+from hetero.errors import CheckpointError
+
+_KEYS = {"phase", "step", "epoch", "lr", "images_per_s", "loss"}
 
 
 class Journal:
@@ -19,9 +22,13 @@ class Journal:
         self.path = path
 
     def rewind(self, phase: str, step: int) -> None:
-        """Drop what was logged after a committed step of a phase, and a torn last line."""
-        kept = [line for line in read_journal(self.path) if line["phase"] != phase or line["step"] <= step]
+        """Drop what was logged after a committed step of a phase, and a torn last line.
+
+        Raises:
+            CheckpointError: a damaged line before the last; nothing was changed.
+        """
         if self.path.exists():
+            kept = [line for line in read_journal(self.path) if line["phase"] != phase or line["step"] <= step]
             atomic.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append(self, line: dict[str, Any]) -> None:
@@ -31,13 +38,29 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a torn last line, which a kill leaves, is ignored."""
+    """All whole lines; a torn last line, which a kill leaves, is ignored.
+
+    Raises:
+        CheckpointError: a damaged line before the last.
+    """
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    lines: list[dict[str, Any]] = []
+    texts = path.read_bytes().splitlines()
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
+            line = json.loads(text)
+        except ValueError as error:  # not UTF-8, or not JSON
+            if number == len(texts):
+                break
+            raise _damaged(path, number, error) from error
+        if not isinstance(line, dict) or not line.keys() >= _KEYS:
+            raise _damaged(path, number, f"not a line with {', '.join(sorted(_KEYS))}")
+        lines.append(line)
     return lines
+
+
+def _damaged(path: Path, number: int, reason: object) -> CheckpointError:
+    return CheckpointError(
+        f"line {number} of {path} is damaged", got=reason, fix="restore the file from a copy, or remove that line"
+    )

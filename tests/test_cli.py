@@ -178,6 +178,16 @@ def test_bad_images_are_an_error_or_a_listed_count(gallery, bundle, pictures, tm
     assert "empty.png" in result.stdout
 
 
+def test_class_names_and_paths_in_brackets_are_printed_as_they_are(trained, tmp_path):
+    folder = tmp_path / "photos" / "x[/] [red]y"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)).save(folder / "[a].png")
+    run("index", trained / "gallery", tmp_path / "photos", "--out", tmp_path / "g")
+    picture, sheet = folder / "[a].png", tmp_path / "s.png"
+    text = run("query", tmp_path / "g", picture, "--model", trained / "gallery", "--sheet", sheet).stdout
+    assert "x[/]" in text
+
+
 def test_index_takes_a_folder_of_loose_pictures_and_skips_bad_ones(trained, tmp_path):
     rng = np.random.default_rng(0)
     for name in "abc":
@@ -243,6 +253,9 @@ def test_data_describes_and_saves_a_sheet(config, folder):
         (["compat", "{run}", "--split", "nope"], "no split 'nope'"),
         (["compat", "{run}", "--bundle", "small"], "has no '='"),
         (["compat", "{run}", "--bundle", "tiny={bundle}"], "no student 'tiny'"),
+        (["compat", "{run}", "--set", "preprocess.mean=[0]"], "a finished run cannot be changed"),
+        (["index", "{run}/gallery", "{pictures}", "--out", "{home}"], "not ours to replace"),
+        (["data", "{config}", "--save-images", "{home}"], "not ours to replace"),
         (["export", "none"], "none is no checkpoint"),
         (["report", "none"], "none"),
         (["data", "none.txt"], "no source of pictures"),
@@ -257,7 +270,14 @@ def test_data_describes_and_saves_a_sheet(config, folder):
 def test_bad_input_is_one_clear_error_and_exit_code_2(
     arguments, message, config, trained, bundle, gallery, pictures, tmp_path, monkeypatch
 ):
-    names = {"config": config, "run": trained, "bundle": bundle, "gallery": gallery, "pictures": pictures}
+    names = {
+        "home": Path(__file__).parent,
+        "config": config,
+        "run": trained,
+        "bundle": bundle,
+        "gallery": gallery,
+        "pictures": pictures,
+    }
     filled = [str(argument).format(**names) for argument in arguments]
     monkeypatch.chdir(tmp_path)
     result = run(*filled, code=2)

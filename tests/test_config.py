@@ -64,6 +64,13 @@ def test_the_digest_changes_with_any_value(tree):
         (["students.1.loss={}"], "at least one of softmax"),
         (["gallery.loss={alignment: {}}"], "trains with the softmax term alone"),
         (["student_training=null"], "student_training is missing"),
+        (["gallery.train.lr=.inf"], r"gallery\.train\.lr"),
+        (["seed=999999999999999999999"], "seed"),
+        (["students.².name=x"], "no such list entry"),
+        (["evaluation.false_accept_rates=[0]"], "false_accept_rates"),
+        (["data=3"], "data"),
+        (["gallery=null"], "gallery"),
+        (["students=5"], "students"),
         (["seed"], "has no '='"),
         (["=3"], "has no '='"),
         (["students.9.name=a"], r"no such list entry; got '9'; expected a number 0\.\.1"),
@@ -86,7 +93,16 @@ def test_environment_variables_are_expanded_and_an_unset_one_is_named(tree, monk
         parse(tree)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "no valid YAML"), ("- 1", "no mapping"), ("", "no mapping")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "no valid YAML"),
+        ("- 1", "no mapping"),
+        ("", "no mapping"),
+        ("a: &a [*a]", "no valid YAML"),
+        ("a: 2024-13-45", "no valid YAML"),
+    ],
+)
 def test_text_that_is_no_config_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_config(text)

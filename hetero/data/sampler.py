@@ -14,12 +14,7 @@ def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> n
         DataError: fewer items than one batch.
     """
     if count < batch_size:
-        raise DataError(
-            "there are fewer training images than one batch holds",
-            got=f"{count} images",
-            expected=f"at least batch_size = {batch_size}",
-            fix="lower batch_size or add images",
-        )
+        raise _too_few(count, batch_size)
     order = np.random.default_rng((seed, epoch)).permutation(count)
     steps = count // batch_size
     return order[: steps * batch_size].reshape(steps, batch_size)
@@ -45,6 +40,8 @@ def pk_batches(labels: np.ndarray, batch_size: int, images_per_class: int, *, se
             expected="batch_size = images_per_class × at most the number of classes",
             fix="change batch_size or sampler.images_per_class",
         )
+    if len(labels) < batch_size:
+        raise _too_few(len(labels), batch_size)
     rng = np.random.default_rng((seed, epoch))
     members = {int(label): np.flatnonzero(labels == label) for label in classes}
     steps = len(labels) // batch_size
@@ -59,3 +56,12 @@ def pk_batches(labels: np.ndarray, batch_size: int, images_per_class: int, *, se
             own = members[label]
             batches[step, row] = rng.choice(own, images_per_class, replace=len(own) < images_per_class)
     return batches.reshape(steps, batch_size)
+
+
+def _too_few(count: int, batch_size: int) -> DataError:
+    return DataError(
+        "there are fewer training images than one batch holds",
+        got=f"{count} images",
+        expected=f"at least batch_size = {batch_size}",
+        fix="lower batch_size or add images",
+    )

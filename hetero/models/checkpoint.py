@@ -18,7 +18,7 @@ from hetero.errors import CheckpointError
 from hetero.models.arch import ArchSpec, validation_lines
 from hetero.models.network import EmbeddingNetwork
 from hetero.preprocess import PreprocessSpec
-from hetero.space import EmbeddingSpace, weights_digest
+from hetero.space import EmbeddingSpace, space_id, weights_digest
 
 CHECKPOINT_SCHEMA: Final = 1
 
@@ -93,7 +93,7 @@ def save_model(path: Path | str, network: EmbeddingNetwork, card: ModelCard, pro
     if prototypes is not None:
         prototypes = prototypes.detach().cpu().contiguous()
         update["prototypes_sha256"] = network_digest({"prototypes": prototypes})
-    with atomic.directory(path) as folder:
+    with atomic.directory(path, marker="model.json") as folder:
         save_file(state, folder / "model.safetensors")
         if prototypes is not None:
             save_file({"prototypes": prototypes}, folder / "prototypes.safetensors")
@@ -126,7 +126,7 @@ def read_card(path: Path | str) -> ModelCard:
             expected="a directory with model.json and model.safetensors",
             fix="name a checkpoint such as runs/NAME/gallery or runs/NAME/students/STUDENT",
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{file} is damaged", got=error, fix="restore it from a copy") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != CHECKPOINT_SCHEMA:
@@ -137,9 +137,11 @@ def read_card(path: Path | str) -> ModelCard:
             fix="use the hetero release that wrote it, or train again",
         )
     try:
-        return ModelCard.model_validate(content)
+        card = ModelCard.model_validate(content)
     except ValidationError as error:
         raise CheckpointError(f"{file} does not fit its schema", got=validation_lines(error)) from error
+    _require_own_space(card, file)
+    return card
 
 
 def load_model(path: Path | str) -> LoadedModel:
@@ -165,6 +167,22 @@ def load_model(path: Path | str) -> LoadedModel:
         prototypes = _load_tensors(path / "prototypes.safetensors", card.prototypes_sha256)["prototypes"]
     network.eval()
     return LoadedModel(network=network, card=card, prototypes=prototypes)
+
+
+def _require_own_space(card: ModelCard, file: Path) -> None:
+    """The space must follow from what the card says: a changed mean or dimension would be another space."""
+    space, fingerprint = card.space, card.preprocess.fingerprint()
+    expected = space_id(
+        weights_sha256=space.origin_weights_sha256, preprocess_fingerprint=fingerprint, dim=card.arch.dim
+    )
+    own = card.role == "compatible" or space.origin_weights_sha256 == card.weights_sha256
+    if space.id != expected or space.dim != card.arch.dim or space.preprocess_fingerprint != fingerprint or not own:
+        raise CheckpointError(
+            f"{file} names a space that its weights, preprocessing and dimension do not make",
+            got=space.id,
+            expected=expected,
+            fix="restore the file: preprocessing cannot be changed after training",
+        )
 
 
 def _load_tensors(file: Path, sha256: str) -> dict[str, Tensor]:

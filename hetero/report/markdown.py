@@ -34,7 +34,8 @@ def render_markdown(report: Report) -> str:
     lines += ["", "| Student | Rule: heterogeneous − homogeneous | Difference | Satisfied |", "|---|---|---|---|"]
     for student in report.students:
         for metric, result in (("R@1", student.rule.r_at_1), ("mAP@R", student.rule.map_at_r)):
-            lines.append(f"| {student.name} | {metric} | {_difference(result)} | {'yes' if result.satisfied else 'no'} |")
+            verdict = "yes" if result.satisfied else "no"
+            lines.append(f"| {student.name} | {metric} | {_difference(result)} | {verdict} |")
     lines += ["", "| Threshold at false accept rate | Similarity | True accept rate | Measured false accept rate |"]
     lines.append("|---|---|---|---|")
     for threshold in report.thresholds:

@@ -120,7 +120,7 @@ def write_gallery(
         dim=vectors.shape[1],
         sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )
-    with atomic.directory(path) as folder:
+    with atomic.directory(path, marker=RECORD) as folder:
         for name, data in files.items():
             (folder / name).write_bytes(data)
         (folder / RECORD).write_bytes(_render_record(record))

@@ -159,9 +159,28 @@ def threshold_at(counts: PairCounts, far: float) -> float:
     Raises:
         RetrievalError: ``far`` not between 0 and 1, or fewer than 10/far impostor pairs.
     """
+    pairs = int(counts.impostor.sum())
+    _require_pairs(pairs, far)
+    accepted = np.cumsum(counts.impostor[::-1])[::-1]  # pairs in bin i or above
+    lowest = int(np.count_nonzero(accepted > math.floor(far * pairs)))
+    return (lowest - _OFFSET) / STEPS
+
+
+def require_enough_pairs(protocol: Protocol, fars: tuple[float, ...]) -> None:
+    """Refuse, before anything is embedded, a FAR that the protocol has too few impostor pairs for.
+
+    Raises:
+        RetrievalError: as :func:`threshold_at`.
+    """
+    pairs = int((protocol.num_candidates - protocol.num_matches).sum())
+    for far in fars:
+        _require_pairs(pairs, far)
+
+
+def _require_pairs(pairs: int, far: float) -> None:
     if not 0.0 < far < 1.0:
         raise RetrievalError("a false accept rate lies between 0 and 1", got=far, fix="for example 0.001")
-    pairs, needed = int(counts.impostor.sum()), math.ceil(PAIRS_PER_FAR / far)
+    needed = math.ceil(PAIRS_PER_FAR / far)
     if pairs < needed:
         raise RetrievalError(
             f"too few impostor pairs to set a threshold at a false accept rate of {far:g}",
@@ -169,9 +188,6 @@ def threshold_at(counts: PairCounts, far: float) -> float:
             expected=f"at least {needed} (10 / FAR)",
             fix="use more images, or state a higher false accept rate",
         )
-    accepted = np.cumsum(counts.impostor[::-1])[::-1]  # pairs in bin i or above
-    lowest = int(np.count_nonzero(accepted > math.floor(far * pairs)))
-    return (lowest - _OFFSET) / STEPS
 
 
 def calibrate(

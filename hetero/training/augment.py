@@ -53,22 +53,30 @@ def augment(
     return image.contiguous(memory_format=torch.channels_last)
 
 
-def turned_views(image: Float[Tensor, "b c s s"], *, seed: int, step: int) -> Float[Tensor, "b c s s"]:
-    """Every picture as another one: turned by 90°, 180° or 270°, mirrored, or both; never left as it was.
+def stranger_views(image: Float[Tensor, "b c s s"], *, seed: int, step: int) -> Float[Tensor, "b c s s"]:
+    """Pictures of nothing that was ever trained on: each turned or mirrored, and half of them cut together in pairs.
 
-    A turned character or product is a stranger, of no training class, so only the alignment term can use it: the
-    student learns to agree with the gallery model on things that neither was trained to classify, which is what
-    retrieval of unseen classes asks of it.
+    Every picture is turned by 90°, 180° or 270°, mirrored, or both, never left as it was. Then, with probability ½,
+    what lies beyond a random straight line across it is replaced by the same part of another such picture. These have
+    no training class, so only the alignment term can use them: the student learns to agree with the gallery model on
+    things that neither was trained to classify, which is what retrieval of unseen classes asks of it.
 
-    Source: matching the teacher's function on far more than the training pictures is from Beyer et al., Knowledge
+    Source: matching the teacher's function far beyond the training pictures is from Beyer et al., Knowledge
     distillation: a good teacher is patient and consistent, CVPR 2022; the turns as new classes from Vinyals et al.,
-    Matching networks, NeurIPS 2016.
+    Matching networks, NeurIPS 2016; the cuts after Yun et al., CutMix, ICCV 2019.
     """
     generator = torch.Generator().manual_seed(((seed & 0xFFFFFFFF) << 31) ^ step)
-    which = torch.randint(1, 8, (len(image),), generator=generator)
+    count, side = len(image), image.shape[3]
+    which = torch.randint(1, 8, (count,), generator=generator)
     views = torch.empty_like(image)
     for kind in range(1, 8):
         rows = which == kind
         turned = torch.rot90(image[rows], kind % 4, (2, 3))
         views[rows] = turned.flip(3) if kind >= 4 else turned
-    return views
+    cut = torch.rand(count, generator=generator) < 0.5
+    upright = torch.rand(count, generator=generator) < 0.5
+    line = side * (0.25 + 0.5 * torch.rand(count, generator=generator))
+    beyond = torch.arange(side)[None, :] >= line[:, None]
+    mask = torch.where(upright[:, None, None], beyond[:, None, :], beyond[:, :, None]) & cut[:, None, None]
+    partner = views[torch.randperm(count, generator=generator).to(views.device)]
+    return torch.where(mask[:, None].to(views.device), partner, views)

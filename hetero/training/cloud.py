@@ -13,6 +13,7 @@ from hetero.config import RunConfig, TrainConfig
 from hetero.data.dataset import Dataset
 from hetero.data.loader import Loader
 from hetero.data.sampler import pk_batches, shuffled_batches
+from hetero.errors import DataError
 from hetero.logs import Progress
 from hetero.models.checkpoint import LoadedModel, ModelCard, load_model, network_digest, save_model
 from hetero.space import define_space
@@ -25,6 +26,12 @@ GALLERY_PHASE = "gallery"
 def make_loader(dataset: Dataset, config: RunConfig, train: TrainConfig, seed: int) -> Loader:
     """The training split's batches under a phase's sampler."""
     indices = dataset.split("train")
+    if len(np.unique(dataset.labels[indices])) < 2:
+        raise DataError(
+            f"the train split of {dataset.name!r} has a single class",
+            expected="at least two, or there is nothing to tell apart",
+            fix="add classes to the train split",
+        )
     if train.sampler.kind == "pk":
         plan = partial(_pk, dataset.labels[indices], train.batch_size, train.sampler.images_per_class, seed)
     else:

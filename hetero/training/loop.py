@@ -12,18 +12,23 @@ import torch
 from torch import nn
 
 from hetero.config import TrainConfig
-from hetero.data.loader import Loader
+from hetero.data.loader import Batch, Loader
 from hetero.errors import MissingExtraError, TrainingError
 from hetero.journal import Journal
 from hetero.logs import Progress
 from hetero.models.embed import colour_normalise
 from hetero.preprocess import PreprocessSpec
-from hetero.training.augment import augment, turned_views
+from hetero.training.augment import augment, stranger_views
 from hetero.training.device import autocast_dtype
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.schedule import learning_rate
 from hetero.training.step import Terms, train_step
 from hetero.training.trainee import Trainee
+
+_LOWER = (
+    "lower the learning rate or raise warmup_steps and start in another directory with --out; the state after step {} "
+    "is kept here"
+)
 
 
 @dataclass(frozen=True)
@@ -90,47 +95,56 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> None:
     board = _tensorboard(run) if phase.train.tensorboard else None
     dtype = autocast_dtype(phase.device, phase.train.mixed_precision)
     progress.start(phase.name, total=phase.total_steps, done=first)
-    mark = time.perf_counter()
+    mark, marked = time.perf_counter(), first
     last_saved = first
-    for batch in phase.loader.batches(first, phase.total_steps):
-        rate = learning_rate(
-            batch.step,
-            peak=phase.train.lr,
-            warmup_steps=phase.train.warmup_steps,
-            total_steps=phase.total_steps,
-        )
-        image = colour_normalise(torch.from_numpy(batch.pixels).to(phase.device), phase.preprocess)
-        image = augment(image, phase.train.augment, seed=phase.seed, step=batch.step)
-        if phase.train.turned_views and phase.gallery is not None:
-            image = torch.cat([image, turned_views(image, seed=phase.seed, step=batch.step)])
-        labels = torch.from_numpy(batch.labels).to(phase.device)
-        terms = train_step(phase.trainees, phase.gallery, image, labels, learning_rate=rate, autocast=dtype)
-        meter.add(terms)
-        _require_finite(terms, batch.step, last_saved)
-        done = batch.step + 1
-        if done % phase.train.log_every_steps == 0 or done == phase.total_steps:
-            now = time.perf_counter()
-            speed = meter.steps * len(batch.labels) / (now - mark)
-            line: dict[str, Any] = {
-                "phase": phase.name,
-                "step": done,
-                "epoch": batch.epoch,
-                "lr": rate,
-                "loss": meter.means(),
-                "images_per_s": round(speed, 1),
-            }
-            journal.append(line)
-            if board is not None:
-                _write_board(board, line)
-            progress.advance(done, losses={n: p["total"] for n, p in line["loss"].items()}, images_per_s=speed)
-            meter, mark = _Meter(), now
-        if _is_save_step(done, phase):
-            tensors = {name: tensor for trainee in phase.trainees for name, tensor in trainee.state().items()}
-            commit_state(folder, State(step=done, tensors=tensors, meter=vars(meter)))
-            last_saved = done
-    progress.finish()
-    if board is not None:
-        board.close()
+    try:
+        for batch in phase.loader.batches(first, phase.total_steps):
+            rate = learning_rate(
+                batch.step,
+                peak=phase.train.lr,
+                warmup_steps=phase.train.warmup_steps,
+                total_steps=phase.total_steps,
+            )
+            image, labels = _prepared(batch, phase)
+            terms = train_step(phase.trainees, phase.gallery, image, labels, learning_rate=rate, autocast=dtype)
+            meter.add(terms)
+            _require_finite(terms, batch.step, last_saved)
+            done = batch.step + 1
+            if done % phase.train.log_every_steps == 0 or done == phase.total_steps:
+                now = time.perf_counter()
+                speed = (done - marked) * len(batch.labels) / (now - mark)
+                line: dict[str, Any] = {
+                    "phase": phase.name,
+                    "step": done,
+                    "epoch": batch.epoch,
+                    "lr": rate,
+                    "loss": meter.means(),
+                    "images_per_s": round(speed, 1),
+                }
+                journal.append(line)
+                if board is not None:
+                    _write_board(board, line)
+                progress.advance(
+                    done, losses={name: parts["total"] for name, parts in line["loss"].items()}, images_per_s=speed
+                )
+                meter, mark, marked = _Meter(), now, done
+            if _is_save_step(done, phase):
+                tensors = {name: tensor for trainee in phase.trainees for name, tensor in trainee.state().items()}
+                _require_finite_state(tensors, done, last_saved)
+                commit_state(folder, State(step=done, tensors=tensors, meter=vars(meter)))
+                last_saved = done
+    finally:
+        progress.finish()
+        if board is not None:
+            board.close()
+
+
+def _prepared(batch: Batch, phase: Phase) -> tuple[torch.Tensor, torch.Tensor]:
+    image = colour_normalise(torch.from_numpy(batch.pixels).to(phase.device), phase.preprocess)
+    image = augment(image, phase.train.augment, seed=phase.seed, step=batch.step)
+    if phase.train.stranger_views and phase.gallery is not None:
+        image = torch.cat([image, stranger_views(image, seed=phase.seed, step=batch.step)])
+    return image, torch.from_numpy(batch.labels).to(phase.device)
 
 
 def _is_save_step(done: int, phase: Phase) -> bool:
@@ -145,8 +159,17 @@ def _require_finite(terms: Terms, step: int, last_saved: int) -> None:
                 raise TrainingError(
                     f"the loss of {name!r} is not a number at step {step + 1}",
                     got=f"{key} = {float(value)}",
-                    fix=f"lower train.lr or raise train.warmup_steps; the state after step {last_saved} is kept",
+                    fix=_LOWER.format(last_saved),
                 )
+
+
+def _require_finite_state(tensors: dict[str, torch.Tensor], step: int, last_saved: int) -> None:
+    """The last step may have ruined the weights unseen by its loss: such a state must not replace a good one."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise TrainingError(
+                f"the weights are not numbers after step {step}", got=f"in {name}", fix=_LOWER.format(last_saved)
+            )
 
 
 def _tensorboard(run: Path) -> Any:

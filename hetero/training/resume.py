@@ -42,7 +42,7 @@ def commit_state(folder: Path, state: State) -> None:
         StorageError: the disk refused; the states before it are untouched.
     """
     data = save({name: tensor.contiguous() for name, tensor in state.tensors.items()})
-    with atomic.directory(folder / _name(state.step)) as new:
+    with atomic.directory(folder / _name(state.step), marker="state.json") as new:
         (new / "state.safetensors").write_bytes(data)
         record = {"step": state.step, "sha256": hashlib.sha256(data).hexdigest(), "meter": dict(state.meter)}
         (new / "state.json").write_text(json.dumps(record), encoding="utf-8")

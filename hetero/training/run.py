@@ -16,47 +16,76 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import filelock
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 import hetero
 from hetero import atomic
 from hetero.config import RunConfig
-from hetero.errors import CheckpointError, ConfigError, StorageError
+from hetero.errors import CheckpointError, ConfigError, DataError, StorageError
+from hetero.models.arch import validation_lines
 
-RUN_SCHEMA = 1
+RUN_SCHEMA: Final = 1
 
 
 @contextmanager
-def run_directory(path: Path, config: RunConfig) -> Iterator[Path]:
+def run_directory(path: Path, config: RunConfig, *, data_sha256: str) -> Iterator[Path]:
     """Make or reopen a run directory and hold its lock; a killed process leaves no lock behind.
 
+    The evaluation section may change at any time, and the students until their training has begun; anything else
+    that decides the weights must be as it was.
+
+    Args:
+        data_sha256: digest of the dataset, see :func:`hetero.data.dataset.digest`.
+
     Raises:
-        CheckpointError: another version wrote it. ConfigError: it belongs to another config.
+        CheckpointError: another version wrote it. ConfigError: it belongs to another config. DataError: to other data.
         StorageError: another process is training in it.
     """
     with atomic.storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise StorageError(
-            f"another process is training in {path}", fix="wait for it, or name another directory with --out"
-        ) from None
+        lock = filelock.FileLock(path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise StorageError(
+                f"another process is training in {path}", fix="wait for it, or name another directory with --out"
+            ) from None
     try:
         if (path / "run.json").exists():
-            _require_same_run(read_run(path), config, path)
-        else:
-            atomic.write_json(path / "run.json", _record(config))
+            old = read_run(path)
+            _require_same_run(old, config, path)
+            if old.data_sha256 != data_sha256:
+                raise DataError(
+                    f"the data of {path} has changed since the run began",
+                    got=f"digest {data_sha256[:16]}…",
+                    expected=f"{old.data_sha256[:16]}…",
+                    fix="restore the data to resume, or name another directory with --out",
+                )
+        record = _record(config, data_sha256)
+        atomic.write_json(path / "run.json", record.model_dump(mode="json"))
         yield path
     finally:
         lock.release()
 
 
-def read_run(path: Path) -> dict[str, Any]:
+class RunRecord(BaseModel):
+    """The content of ``run.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = RUN_SCHEMA
+    config_sha256: str
+    config: RunConfig
+    data_sha256: str
+    versions: dict[str, str]
+    threads: int
+
+
+def read_run(path: Path) -> RunRecord:
     """The content of ``run.json``.
 
     Raises:
@@ -69,7 +98,7 @@ def read_run(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is no run directory", expected="a directory with run.json", fix="run hetero train first"
         ) from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{file} is damaged", got=error, fix="restore it from a copy") from error
     version = record.get("schema_version") if isinstance(record, dict) else None
     if version != RUN_SCHEMA:
@@ -79,33 +108,39 @@ def read_run(path: Path) -> dict[str, Any]:
             expected=RUN_SCHEMA,
             fix="use that version, or start in another directory with --out; nothing was changed",
         )
-    return dict(record)
+    try:
+        return RunRecord.model_validate(record)
+    except ValidationError as error:
+        raise CheckpointError(f"{file} does not fit its schema", got=validation_lines(error)) from error
 
 
 def run_config(path: Path) -> RunConfig:
-    """The config that a run directory was made with."""
-    return RunConfig.model_validate(read_run(path)["config"])
+    """The config that a run directory was last trained with."""
+    return read_run(path).config
 
 
-def _record(config: RunConfig) -> dict[str, Any]:
-    return {
-        "schema_version": RUN_SCHEMA,
-        "config_sha256": config.digest(),
-        "config": config.model_dump(mode="json"),
-        "versions": {
+def _record(config: RunConfig, data_sha256: str) -> RunRecord:
+    return RunRecord(
+        config_sha256=config.digest(),
+        config=config,
+        data_sha256=data_sha256,
+        versions={
             "hetero": hetero.__version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
-        "threads": torch.get_num_threads(),
-    }
+        threads=torch.get_num_threads(),
+    )
 
 
-def _require_same_run(record: dict[str, Any], config: RunConfig, path: Path) -> None:
-    if record["config_sha256"] == config.digest():
-        return
-    old, new = _flat(record["config"]), _flat(config.model_dump(mode="json"))
+def _require_same_run(record: RunRecord, config: RunConfig, path: Path) -> None:
+    free = {"evaluation", "device"}
+    if not (path / "state" / "students").exists() and not (path / "students").exists():
+        free |= {"students", "student_training"}
+    old, new = (_flat(c.model_dump(mode="json", exclude=free)) for c in (record.config, config))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if not changed:
+        return
     raise ConfigError(
         f"{path} belongs to a run with another config",
         got=", ".join(f"{key} {new.get(key)!r} (was {old.get(key)!r})" for key in changed[:5]),

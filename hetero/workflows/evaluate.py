@@ -24,7 +24,7 @@ from hetero.retrieval.bootstrap import interval
 from hetero.retrieval.compat import CompatReport, chance_level, compare, pixel_baseline
 from hetero.retrieval.metrics import score
 from hetero.retrieval.protocol import Protocol, for_dataset
-from hetero.retrieval.verification import Threshold, calibrate, count_pairs
+from hetero.retrieval.verification import Threshold, calibrate, count_pairs, require_enough_pairs
 from hetero.space import Compatibility
 from hetero.workflows.checks import make_checks
 from hetero.workflows.examples import make_examples
@@ -37,14 +37,18 @@ Embedder = Callable[[Dataset, np.ndarray], np.ndarray]
 
 MAX_CALIBRATION_QUERIES = 4000  # × the training gallery: tens of millions of impostor pairs, in seconds
 HISTOGRAM_BINS = 80
+BLOCK = 4096  # pictures decoded at a time: a large split never lies in memory as pixels
+PIXEL_BASELINE_SIDE = 32  # pixels; raw pixels as vectors of more would cost more memory than any model's
+
+
+_FREE_TO_CHANGE = ("data", "evaluation", "device")
 
 
 @dataclass(frozen=True)
 class Searched:
-    """One split ready to be searched."""
+    """One split ready to be searched: its image indices, and the protocol over positions in them."""
 
     indices: np.ndarray
-    pixels: np.ndarray
     protocol: Protocol
 
 
@@ -80,8 +84,18 @@ def evaluate_run(
     except ImportError:
         raise MissingExtraError("hetero compat", "torch", "train") from None
 
+    for override in overrides:
+        if override.split("=")[0].split(".")[0] not in _FREE_TO_CHANGE:
+            raise ConfigError(
+                "a finished run cannot be changed", got=repr(override), expected="keys of " + ", ".join(_FREE_TO_CHANGE)
+            )
     record = read_run(run)
-    config = with_overrides(RunConfig.model_validate(record["config"]), overrides)
+    config = with_overrides(record.config, overrides)
+    if not any(student.role == "compatible" for student in config.students):
+        raise ConfigError(
+            f"{run} has no compatible student, so there is nothing to compare",
+            fix="add one to the config and run hetero train again: it keeps the gallery model",
+        )
     split = split or config.evaluation.split
     device = str(resolve_device(config.device))
     gallery = load_model(run / "gallery")
@@ -93,14 +107,18 @@ def evaluate_run(
     if not config.evaluation.exclude_groups:
         dataset = replace(dataset, groups=None)
 
-    say(f"reading the pictures of {dataset.name}")
-    test, train = (_searched(dataset, name, config) for name in (split, "train"))
+    def embedded(model: LoadedModel, indices: np.ndarray) -> np.ndarray:
+        network = model.network.to(device)
+        blocks = (indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK))
+        return np.concatenate(
+            [embed(network, read_pixels(dataset, b, model.preprocess), model.preprocess, device=device) for b in blocks]
+        )
+
+    test, train = (_searched(dataset, name) for name in (split, "train"))
+    require_enough_pairs(train.protocol, config.evaluation.false_accept_rates)
     sides = {"test": test, "train": train}
-    say("embedding with the gallery model")
-    by_gallery = {
-        key: embed(gallery.network.to(device), side.pixels, config.preprocess, device=device)
-        for key, side in sides.items()
-    }
+    say(f"embedding {dataset.name} with the gallery model")
+    by_gallery = {key: embedded(gallery, side.indices) for key, side in sides.items()}
     scored: dict[str, CompatReport] = {}
     thresholds: dict[str, tuple[Threshold, ...]] = {}
     by_student: dict[str, np.ndarray] = {}
@@ -111,7 +129,7 @@ def evaluate_run(
             if embedders and name in embedders:
                 own[key] = embedders[name](dataset, side.indices)
             else:
-                own[key] = embed(model.network.to(device), side.pixels, config.preprocess, device=device)
+                own[key] = embedded(model, side.indices)
         scored[name] = compare(
             own["test"],
             by_gallery["test"],
@@ -134,7 +152,7 @@ def evaluate_run(
             _record(run, name, model, scored[name], thresholds.get(name, ()), f"{dataset.name}/{split}")
 
     say("scoring raw pixels")
-    baselines = _baselines(test, config)
+    baselines = _baselines(dataset, test, config)
     entries = [_student(name, students[name], scored[name]) for name in students]
     compatible = [name for name in students if students[name].card.role == "compatible"]
     journal = read_journal(run / "metrics.jsonl")
@@ -153,7 +171,7 @@ def evaluate_run(
             },
             seed=config.seed,
             device=device,
-            threads=int(record["threads"]),
+            threads=record.threads,
             dataset=_describe(dataset, split, test, config),
             **_speeds(journal, config),
         ),
@@ -163,6 +181,7 @@ def evaluate_run(
         histograms=[_histogram(name, by_student[name], by_gallery["test"], test.protocol) for name in students],
         examples=make_examples(
             dataset,
+            gallery.preprocess,
             test,
             {name: (by_student[name], scored[name]) for name in compatible[:1]},
             by_gallery["test"],
@@ -173,9 +192,9 @@ def evaluate_run(
     )
 
 
-def _searched(dataset: Dataset, split: str, config: RunConfig) -> Searched:
+def _searched(dataset: Dataset, split: str) -> Searched:
     indices = dataset.split(split)
-    return Searched(indices, read_pixels(dataset, indices, config.preprocess), for_dataset(dataset, indices))
+    return Searched(indices, for_dataset(dataset, indices))
 
 
 def _pairs(query: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndarray, Protocol]:
@@ -228,8 +247,10 @@ def _record(
     update_card(run / "students" / name, **changes)
 
 
-def _baselines(test: Searched, config: RunConfig) -> schema.Baselines:
-    pixels = pixel_baseline(test.pixels)
+def _baselines(dataset: Dataset, test: Searched, config: RunConfig) -> schema.Baselines:
+    side = min(PIXEL_BASELINE_SIDE, config.preprocess.height)
+    spec = config.preprocess.model_copy(update={"height": side, "width": side})
+    pixels = pixel_baseline(read_pixels(dataset, test.indices, spec))
     scores = score(*_pairs(pixels, pixels, test.protocol))
     values = {
         metric: schema.Interval(
@@ -238,7 +259,9 @@ def _baselines(test: Searched, config: RunConfig) -> schema.Baselines:
         for metric in ("r_at_1", "r_at_5", "map_at_r")
     }
     return schema.Baselines(
-        raw_pixels=schema.Baseline(description="cosine of the pictures' pixels, mean removed", **values),
+        raw_pixels=schema.Baseline(
+            description=f"cosine of the pictures' pixels at {side}×{side}, mean removed", **values
+        ),
         chance=schema.Baseline(
             description="expected score of a random ranking", r_at_1=schema.Interval.exact(chance_level(test.protocol))
         ),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hetero.data.dataset import Dataset
+from hetero.data.pixels import read_pixels
+from hetero.preprocess import PreprocessSpec
 from hetero.report.query_sheet import thumbnail_base64
 from hetero.report.schema import Example, Match, Picture
 from hetero.retrieval.compat import CompatReport
@@ -21,6 +23,7 @@ RIGHT, WRONG, MATCHES = 4, 4, 5  # enough to see what goes well and what goes wr
 
 def make_examples(
     dataset: Dataset,
+    spec: PreprocessSpec,
     test: Searched,
     students: Mapping[str, tuple[np.ndarray, CompatReport]],
     by_gallery: np.ndarray,
@@ -43,18 +46,26 @@ def make_examples(
                     min(MATCHES, len(protocol.gallery_ids) - len(removed)),
                     exclude=removed[None],
                 )
-                examples.append(_example(name, dataset, test, int(number), similarities[0], rows[0]))
+                examples.append(_example(name, dataset, spec, test, int(number), similarities[0], rows[0]))
     return examples
 
 
 def _example(
-    student: str, dataset: Dataset, test: Searched, number: int, similarities: np.ndarray, rows: np.ndarray
+    student: str,
+    dataset: Dataset,
+    spec: PreprocessSpec,
+    test: Searched,
+    number: int,
+    similarities: np.ndarray,
+    rows: np.ndarray,
 ) -> Example:
     protocol = test.protocol
     query = int(protocol.query_ids[number])
     label = int(protocol.query_labels[number])
+    places = [query, *protocol.gallery_ids[rows].tolist()]
+    query_pixels, *found_pixels = read_pixels(dataset, test.indices[places], spec)
     matches = []
-    for similarity, row in zip(similarities.tolist(), rows.tolist(), strict=True):
+    for similarity, row, pixels in zip(similarities.tolist(), rows.tolist(), found_pixels, strict=True):
         place = int(protocol.gallery_ids[row])
         found = int(protocol.gallery_labels[row])
         matches.append(
@@ -63,7 +74,7 @@ def _example(
                 class_name=dataset.class_names[found],
                 similarity=similarity,
                 correct=found == label,
-                image_png=thumbnail_base64(test.pixels[place]),
+                image_png=thumbnail_base64(pixels),
             )
         )
     return Example(
@@ -71,7 +82,7 @@ def _example(
         query=Picture(
             id=dataset.image_id(int(test.indices[query])),
             class_name=dataset.class_names[label],
-            image_png=thumbnail_base64(test.pixels[query]),
+            image_png=thumbnail_base64(query_pixels),
         ),
         matches=tuple(matches),
     )

@@ -31,7 +31,7 @@ def save_pictures(dataset: Dataset, out: Path, *, split: str | None = None) -> P
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["path", "label", "split", "role", "group"])
-    with atomic.directory(out) as folder:
+    with atomic.directory(out, marker="manifest.csv") as folder:
         for name in names:
             for index in dataset.split(name).tolist():
                 file = f"{index:06d}.png"

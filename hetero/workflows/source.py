@@ -30,7 +30,10 @@ def open_source(source: Path, overrides: Sequence[str] = (), *, skip_bad: bool =
         ConfigError: a path that is none of these. DataError: as the readers say.
     """
     if source.suffix in (".yaml", ".yml"):
-        return open_dataset(load_config(source, overrides).data)
+        config = load_config(source, overrides).data
+        if skip_bad and "skip_bad" in type(config).model_fields:
+            config = config.model_copy(update={"skip_bad": True})
+        return open_dataset(config)
     if overrides:
         raise ConfigError("--set needs a run config", got=str(source), expected="a .yaml file")
     if source.is_dir():

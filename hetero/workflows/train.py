@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hetero.config import RunConfig
+from hetero.data.dataset import digest
 from hetero.data.open import open_dataset
 from hetero.errors import MissingExtraError
 from hetero.logs import Progress
@@ -39,8 +40,8 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     if threads is not None:
         torch.set_num_threads(threads)
     device = resolve_device(config.device)
-    with run_directory(out, config) as run:
-        dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data)
+    with run_directory(out, config, data_sha256=digest(dataset)) as run:
         gallery = train_gallery(config, dataset, run, device=device, progress=progress)
         if config.students:
             train_students(config, dataset, gallery, run, device=device, progress=progress)

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,16 @@ def test_options_and_versions_have_caches_of_their_own(monkeypatch: pytest.Monke
     monkeypatch.setattr(glyphs_module, "GLYPHS_VERSION", 0)
     names.add(cache_file(base))
     assert len(names) == 7
+
+
+def test_without_matplotlib_the_cache_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = cache_file(GlyphsConfig())
+
+    def absent(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(glyphs_module, "version", absent)
+    assert cache_file(GlyphsConfig()) != with_it
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,3 +57,8 @@ def test_too_few_images_for_a_batch_is_refused():
 def test_an_unfillable_pk_batch_is_refused(batch_size, per_class):
     with pytest.raises(DataError, match="PK sampler cannot fill"):
         pk_batches(np.repeat(np.arange(8), 5), batch_size, per_class, seed=0, epoch=0)
+
+
+def test_a_pk_sampler_without_a_whole_batch_is_refused():
+    with pytest.raises(DataError, match="fewer training images than one batch"):
+        pk_batches(np.repeat(np.arange(24), 2), 96, 4, seed=0, epoch=0)

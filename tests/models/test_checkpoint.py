@@ -107,6 +107,14 @@ def test_a_card_that_is_no_json_object_is_refused(saved, text):
         read_card(saved)
 
 
+def test_a_changed_preprocessing_is_refused_because_it_would_be_another_space(saved):
+    card = json.loads((saved / "model.json").read_text())
+    card["preprocess"]["mean"] = [0.9, 0.9, 0.9]
+    (saved / "model.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="names a space that its weights, preprocessing .* do not make"):
+        load_model(saved)
+
+
 def test_weights_of_another_architecture_are_refused(saved):
     card = json.loads((saved / "model.json").read_text())
     card["arch"]["stages"][0]["width"] = 7

@@ -12,7 +12,7 @@ import torch
 from hetero.config import AugmentConfig
 from hetero.errors import CheckpointError, ConfigError
 from hetero.journal import Journal, read_journal
-from hetero.training.augment import augment, turned_views
+from hetero.training.augment import augment, stranger_views
 from hetero.training.device import autocast_dtype, resolve_device
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.schedule import learning_rate
@@ -81,22 +81,34 @@ def test_translation_scale_brightness_contrast_and_noise_do_what_they_say():
     assert ratio.std() > 0.05
 
 
-def test_turned_views_are_the_seven_other_poses_of_the_same_picture_and_depend_on_the_step():
-    picture = torch.arange(9.0).reshape(1, 1, 3, 3).expand(200, 1, 3, 3)
-    poses = [
-        p for k in range(4) for p in (torch.rot90(picture[0], k, (1, 2)), torch.rot90(picture[0], k, (1, 2)).flip(2))
-    ]
-    views = turned_views(picture, seed=1, step=5)
-    seen = {next(i for i, pose in enumerate(poses) if torch.equal(view, pose)) for view in views}
-    assert seen == set(range(1, 8))  # pose 0 is the picture as it was
-    assert torch.equal(views, turned_views(picture, seed=1, step=5))
-    assert not torch.equal(views, turned_views(picture, seed=1, step=6))
+def test_stranger_views_are_other_poses_and_cuts_of_two_and_depend_on_the_step():
+    picture = torch.arange(64.0).reshape(1, 1, 8, 8).expand(400, 1, 8, 8)
+    turned = [torch.rot90(picture[0], k, (1, 2)) for k in range(4)]
+    poses = torch.stack([pose for t in turned for pose in (t, t.flip(2))])  # pose 0 is the picture as it was
+    views = stranger_views(picture, seed=1, step=5)
+    whole = torch.tensor([any(torch.equal(view, pose) for pose in poses[1:]) for view in views])
+    assert not any(torch.equal(view, poses[0]) for view in views)
+    assert {next(i for i, pose in enumerate(poses) if torch.equal(v, pose)) for v in views[whole]} == set(range(1, 8))
+    # A cut is two poses on both sides of a straight line, neither side under a quarter (two pixels) wide.
+    assert 0.35 < (~whole).float().mean() < 0.6
+    for view in views[~whole][:50]:
+        upright = [(view[..., :n], poses[..., :n], view[..., n:], poses[..., n:]) for n in range(2, 7)]
+        level = [(view[:, :n], poses[:, :, :n], view[:, n:], poses[:, :, n:]) for n in range(2, 7)]
+        assert any(
+            any(torch.equal(a, p) for p in firsts) and any(torch.equal(b, p) for p in seconds)
+            for a, firsts, b, seconds in upright + level
+        )
+    assert torch.equal(views, stranger_views(picture, seed=1, step=5))
+    assert not torch.equal(views, stranger_views(picture, seed=1, step=6))
+
+
+LINE = {"epoch": 0, "lr": 0.1, "images_per_s": 1.0, "loss": {}}
 
 
 def test_journal_rewinds_to_the_committed_step_and_ignores_a_torn_line(tmp_path):
     journal = Journal(tmp_path / "metrics.jsonl")
     for phase, step in (("gallery", 10), ("gallery", 20), ("students", 10), ("students", 20)):
-        journal.append({"phase": phase, "step": step})
+        journal.append(LINE | {"phase": phase, "step": step})
     with open(journal.path, "a") as stream:
         stream.write('{"phase": "students", "st')
     assert len(read_journal(journal.path)) == 4
@@ -107,6 +119,17 @@ def test_journal_rewinds_to_the_committed_step_and_ignores_a_torn_line(tmp_path)
         ("students", 10),
     ]
     assert journal.path.read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("bad", [b"{", b"5", b"{}", b'{"phase": "gallery"}', b"\xff"])
+def test_a_damaged_line_before_the_last_is_an_error_and_nothing_is_rewritten(tmp_path, bad):
+    journal = Journal(tmp_path / "metrics.jsonl")
+    good = json.dumps(LINE | {"phase": "gallery", "step": 1}).encode()
+    content = b"\n".join([good, bad, good, b""])
+    journal.path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"line 2 of .*metrics.jsonl is damaged"):
+        journal.rewind("gallery", 1)
+    assert journal.path.read_bytes() == content
 
 
 def state(step):

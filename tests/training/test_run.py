@@ -14,11 +14,14 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent))
 from toy import toy_config, toy_tree, write_pictures
 
-from hetero.errors import CheckpointError, ConfigError, StorageError, TrainingError
+from hetero.config import RunConfig
+from hetero.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
 from hetero.journal import read_journal
 from hetero.logs import SilentProgress
 from hetero.models.checkpoint import load_model
 from hetero.training import loop, students
+from hetero.training.run import read_run
+from hetero.training.trainee import Trainee
 from hetero.workflows.train import train_run
 
 
@@ -104,18 +107,26 @@ def test_ema_adamw_and_pk_resume_to_the_same_bits(pictures, tmp_path):
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
-def test_the_result_with_ema_is_the_moving_average(pictures, tmp_path):
-    plain = train_run(toy_config(pictures), tmp_path / "a", progress=SilentProgress())
-    averaged = train_run(
-        toy_config(pictures, ("gallery.train.ema_decay=0.5",)), tmp_path / "b", progress=SilentProgress()
-    )
-    one, two = (load_model(run.gallery).network.project.weight for run in (plain, averaged))
-    assert not torch.equal(one, two)
-    assert torch.allclose(one, two, atol=0.2)
+def test_the_result_with_ema_is_the_moving_average_of_every_step(pictures, tmp_path, monkeypatch):
+    seen = []
+    real = Trainee.update
+
+    def watching(self, loss, rate):
+        real(self, loss, rate)
+        if self.name == "gallery":
+            seen.append(self.network.project.weight.detach().clone())
+
+    monkeypatch.setattr(Trainee, "update", watching)
+    run = train_run(toy_config(pictures, ("gallery.train.ema_decay=0.8",)), tmp_path / "b", progress=SilentProgress())
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.8 * expected + 0.2 * weight
+    assert torch.allclose(load_model(run.gallery).network.project.weight, expected, atol=1e-5)
+    assert not torch.allclose(expected, seen[-1], atol=1e-4)
 
 
-def test_turned_views_reach_only_trainees_that_align(pictures, tmp_path, monkeypatch):
-    config = toy_config(pictures, ("student_training.turned_views=true", "student_training.epochs=1"))
+def test_stranger_views_reach_only_trainees_that_align(pictures, tmp_path, monkeypatch):
+    config = toy_config(pictures, ("student_training.stranger_views=true", "student_training.epochs=1"))
     seen = {"small": set(), "alone": set(), "labels": set()}
     real_step = loop.train_step
 
@@ -147,8 +158,6 @@ def test_a_finished_run_is_left_alone(pictures, finished):
 def test_the_gallery_forward_runs_once_a_batch_for_two_students(pictures, tmp_path, monkeypatch):
     tree = toy_tree(pictures)
     tree["students"][1] = tree["students"][0] | {"name": "second"}
-    from hetero.config import RunConfig
-
     calls = {"gallery": 0, "steps": 0}
     real_step = loop.train_step
 
@@ -167,13 +176,14 @@ def test_the_gallery_forward_runs_once_a_batch_for_two_students(pictures, tmp_pa
     assert calls["gallery"] == calls["steps"]
 
 
-def test_a_loss_that_is_not_a_number_names_step_and_trainee_and_keeps_the_last_state(pictures, tmp_path):
-    config = toy_config(pictures, ("gallery.train.lr=1e30", "gallery.train.save_every_steps=1"))
-    with pytest.raises(TrainingError, match=r"loss of 'gallery' is not a number at step .*lower train.lr.*after step"):
+@pytest.mark.parametrize("lr", ["1e30", "1e38"])
+def test_ruined_weights_or_losses_stop_the_run_and_are_never_committed(pictures, tmp_path, lr):
+    config = toy_config(pictures, (f"gallery.train.lr={lr}", "gallery.train.save_every_steps=1"))
+    with pytest.raises(
+        TrainingError, match=r"not (a number|numbers) .*lower the learning rate.*--out; the state after"
+    ):
         train_run(config, tmp_path / "run", progress=SilentProgress())
-    states = list((tmp_path / "run" / "state" / "gallery").iterdir())
-    assert states
-    for state in states:
+    for state in (tmp_path / "run" / "state" / "gallery").glob("step-*"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(state / "state.safetensors").values())
 
 
@@ -189,10 +199,52 @@ def test_a_run_directory_of_another_version_is_refused_and_untouched(pictures, t
     assert json.loads((tmp_path / "run.json").read_text()) == {"schema_version": 99}
 
 
-def test_a_damaged_run_record_is_refused(pictures, tmp_path):
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"run.json is damaged"):
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 1, "config": {}}'])
+def test_a_damaged_run_record_is_refused(pictures, tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"run.json is damaged|another version|does not fit its schema"):
         train_run(toy_config(pictures), tmp_path, progress=SilentProgress())
+    assert (tmp_path / "run.json").read_text() == text
+
+
+def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
+    pictures = write_pictures(tmp_path / "toy.npz")
+    with pytest.raises(Killed):
+        train_run(toy_config(pictures), tmp_path / "run", progress=StopAt(2))
+    arrays = dict(np.load(pictures))
+    np.savez(pictures, **(arrays | {"images": 255 - arrays["images"]}))
+    with pytest.raises(DataError, match="has changed since the run began"):
+        train_run(toy_config(pictures), tmp_path / "run", progress=SilentProgress())
+
+
+def test_students_may_change_until_their_training_begins_and_the_evaluation_always(pictures, finished, tmp_path):
+    lone = toy_tree(pictures) | {"students": []}
+    train_run(RunConfig.model_validate(lone), tmp_path / "run", progress=SilentProgress())
+    train_run(toy_config(pictures), tmp_path / "run", progress=SilentProgress())
+    assert weights(tmp_path / "run") == weights(finished.run)
+    assert read_run(tmp_path / "run").config == toy_config(pictures)
+    train_run(toy_config(pictures, ("evaluation.resamples=300",)), tmp_path / "run", progress=SilentProgress())
+    with pytest.raises(ConfigError, match=r"students\.0\.name"):
+        train_run(toy_config(pictures, ("students.0.name=other",)), tmp_path / "run", progress=SilentProgress())
+
+
+def test_a_single_training_class_is_refused(pictures, tmp_path):
+    arrays = dict(np.load(pictures))
+    np.savez(tmp_path / "one.npz", **(arrays | {"train": np.arange(12)}))
+    with pytest.raises(DataError, match="single class"):
+        train_run(toy_config(tmp_path / "one.npz"), tmp_path / "run", progress=SilentProgress())
+
+
+def test_the_display_is_ended_when_training_fails(pictures, tmp_path):
+    ended = []
+
+    class Watching(SilentProgress):
+        def finish(self):
+            ended.append(True)
+
+    with pytest.raises(TrainingError):
+        train_run(toy_config(pictures, ("gallery.train.lr=1e38",)), tmp_path / "run", progress=Watching())
+    assert ended == [True]
 
 
 def test_two_processes_do_not_train_in_one_directory(pictures, tmp_path):
