@@ -111,7 +111,7 @@ def test_a_changed_preprocessing_is_refused_because_it_would_be_another_space(sa
     card = json.loads((saved / "model.json").read_text())
     card["preprocess"]["mean"] = [0.9, 0.9, 0.9]
     (saved / "model.json").write_text(json.dumps(card))
-    with pytest.raises(CheckpointError, match="names a space that its weights, preprocessing .* do not make"):
+    with pytest.raises(CheckpointError, match=r"names a space that its weights, preprocessing .* do not make"):
         load_model(saved)
 
 

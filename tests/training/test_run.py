@@ -179,9 +179,7 @@ def test_the_gallery_forward_runs_once_a_batch_for_two_students(pictures, tmp_pa
 @pytest.mark.parametrize("lr", ["1e30", "1e38"])
 def test_ruined_weights_or_losses_stop_the_run_and_are_never_committed(pictures, tmp_path, lr):
     config = toy_config(pictures, (f"gallery.train.lr={lr}", "gallery.train.save_every_steps=1"))
-    with pytest.raises(
-        TrainingError, match=r"not (a number|numbers) .*lower the learning rate.*--out; the state after"
-    ):
+    with pytest.raises(TrainingError, match=r"not (a number|numbers) .*lower the learning rate.*--out; the state"):
         train_run(config, tmp_path / "run", progress=SilentProgress())
     for state in (tmp_path / "run" / "state" / "gallery").glob("step-*"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(state / "state.safetensors").values())
