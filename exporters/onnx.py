@@ -19,9 +19,10 @@ from PIL import Image
 from torch import nn
 
 import hetero
-from exporters.bundle import (
+from exporters.bundle import Bundle, checked_destination, write_bundle
+from exporters.graph import EmbeddingGraph, evaluation_mode, require_exportable
+from exporters.manifest import (
     MAX_FILE_BYTES,
-    Bundle,
     Golden,
     InputSpec,
     Manifest,
@@ -30,11 +31,8 @@ from exporters.bundle import (
     OutputSpec,
     Provenance,
     Tool,
-    checked_destination,
     entry_of,
-    write_bundle,
 )
-from exporters.graph import EmbeddingGraph, evaluation_mode, require_exportable
 from exporters.parity import (
     FP32_MAX_ABS,
     probe_pixels,

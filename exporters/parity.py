@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporters.bundle import Parity
+from exporters.manifest import Parity
 from hetero.errors import ExportError
 from hetero.preprocess import PreprocessSpec
 

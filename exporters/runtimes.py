@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from exporters.bundle import Bundle, InputSpec, OutputSpec, Tool
+from exporters.bundle import Bundle
+from exporters.manifest import InputSpec, OutputSpec, Tool
 from hetero.errors import BundleError, ConfigError, MissingExtraError
 
 SPACE_KEY, PREPROCESS_KEY = "hetero.space_id", "hetero.preprocess_fingerprint"

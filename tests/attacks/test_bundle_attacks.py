@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporters.bundle import (
+from exporters.bundle import MAX_MANIFEST_BYTES, open_bundle, seal_of, write_bundle
+from exporters.manifest import (
     MANIFEST,
-    MAX_MANIFEST_BYTES,
     SEAL,
     Golden,
     InputSpec,
@@ -32,10 +32,7 @@ from exporters.bundle import (
     Provenance,
     Tool,
     entry_of,
-    open_bundle,
     parse_manifest,
-    seal_of,
-    write_bundle,
 )
 from hetero.errors import BundleError, SpaceMismatchError
 from hetero.preprocess import PreprocessSpec

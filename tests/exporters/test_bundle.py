@@ -11,20 +11,8 @@ from typing import Any
 
 import pytest
 
-from exporters.bundle import (
-    Golden,
-    InputSpec,
-    Manifest,
-    Model,
-    ModelFile,
-    OutputSpec,
-    Parity,
-    Provenance,
-    checked_destination,
-    entry_of,
-    open_bundle,
-    write_bundle,
-)
+from exporters.bundle import checked_destination, open_bundle, write_bundle
+from exporters.manifest import Golden, InputSpec, Manifest, Model, ModelFile, OutputSpec, Parity, Provenance, entry_of
 from hetero.errors import BundleError, ConfigError
 from hetero.preprocess import PreprocessSpec
 from hetero.space import define_space

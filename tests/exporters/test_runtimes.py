@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.bundle import InputSpec, OutputSpec
+from exporters.manifest import InputSpec, OutputSpec
 from exporters.runtimes import open_bytes, refuse_external_data, runtime_version
 from hetero.errors import BundleError, ConfigError, MissingExtraError
 

@@ -18,7 +18,8 @@ from PIL import Image
 from torch import nn
 
 from exporters import embed_files, embed_pixels, export, open_bundle, verify
-from exporters.bundle import Bundle, entry_of, seal_of
+from exporters.bundle import Bundle, seal_of
+from exporters.manifest import entry_of
 from exporters.onnx import to_onnx
 from exporters.runtimes import open_model
 from exporters.verify import golden_arrays

@@ -1,0 +1,245 @@
+"""``manifest.json`` of a bundle: its records, and reading them from bytes that nobody vouches for.
+
+Specified in docs/bundle-spec.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from hetero.errors import BundleError
+from hetero.preprocess import PreprocessSpec
+from hetero.retrieval.verification import Threshold
+from hetero.space import EmbeddingSpace
+
+BUNDLE_SCHEMA = 1
+MANIFEST, SEAL = "manifest.json", "bundle.sha256"
+MAX_FILE_BYTES = (1 << 31) - 1  # the limit of a protobuf message, so of a one-file ONNX model
+COPY_AGAIN = "copy the bundle again, or export it again"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_MAX_PATH_CHARS = 200
+
+
+def _safe_path(path: str) -> str:
+    """Accept a relative POSIX path that means the same inside the bundle on every file system."""
+    if len(path) > _MAX_PATH_CHARS or not all(PLAIN_NAME.fullmatch(part) for part in path.split("/")):
+        raise ValueError("must be a relative path of plain names joined by '/', inside the bundle")
+    return path
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SafePath = Annotated[str, AfterValidator(_safe_path)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
+
+
+class FileEntry(_Record):
+    """One file by its path in the bundle, hash and size."""
+
+    path: SafePath
+    sha256: Sha256
+    size_bytes: int = Field(gt=0, le=MAX_FILE_BYTES)
+
+
+class Tool(_Record):
+    """A program and its version."""
+
+    name: str
+    version: str
+
+
+class Parity(_Record):
+    """How far an exported file's embeddings lay from the torch model's on the same pixels, at export.
+
+    ``max_abs`` is the largest difference of two components; the cosines are per image; ``tolerance`` bounds
+    ``max_abs``.
+    """
+
+    max_abs: float = Field(ge=0)
+    min_cosine: float
+    mean_cosine: float
+    tolerance: float = Field(gt=0)
+    images: int = Field(gt=0)
+
+
+class Retrieval(_Record):
+    """What an exported file scored as query model on ``data``: metrics such as ``heterogeneous.r_at_1``."""
+
+    data: str
+    metrics: dict[str, float]
+
+
+class ModelFile(FileEntry):
+    """One exported model: ``retrieval`` None means not measured; ``runtimes`` were seen to run the file."""
+
+    format: Literal["onnx"]
+    precision: Literal["fp32"]
+    recipe: str
+    opset: int = Field(gt=0)
+    ops: dict[str, int]
+    parity: Parity
+    retrieval: Retrieval | None
+    runtimes: tuple[Tool, ...]
+
+
+class InputSpec(_Record):
+    """What the graph takes: ``uint8 [batch, height, width, channels]``, decoded and resized, nothing more."""
+
+    name: Literal["image"] = "image"
+    layout: Literal["NHWC"] = "NHWC"
+    dtype: Literal["uint8"] = "uint8"
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    channels: Literal[1, 3]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """One picture's shape, ``(height, width, channels)``."""
+        return self.height, self.width, self.channels
+
+
+class OutputSpec(_Record):
+    """What the graph returns: ``float32 [batch, dim]``, rows of unit length."""
+
+    name: Literal["embedding"] = "embedding"
+    dtype: Literal["float32"] = "float32"
+    dim: int = Field(gt=0)
+    normalised: Literal[True] = True
+
+
+class Model(_Record):
+    """Which weights the files were made from; ``arch`` is the ArchSpec's JSON, None for a foreign network."""
+
+    weights_sha256: Sha256
+    arch: dict[str, JsonValue] | None
+
+
+class Golden(_Record):
+    """Pictures with the bytes and embeddings they must give; ``source`` says where the pictures come from."""
+
+    source: str
+    images: tuple[FileEntry, ...] = Field(min_length=1)
+    pixels: FileEntry
+    embeddings: FileEntry
+
+
+class Provenance(_Record):
+    """How the bundle was made. Deliberately without a clock, so that equal inputs give equal bundles."""
+
+    created_by: str
+    hetero_version: str
+    tools: tuple[Tool, ...]
+
+
+class Manifest(_Record):
+    """``manifest.json``: everything a bundle says about itself."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    licence: str = Field(min_length=1)
+    space: EmbeddingSpace
+    model: Model
+    input: InputSpec
+    output: OutputSpec
+    preprocess: PreprocessSpec
+    files: tuple[ModelFile, ...] = Field(min_length=1)
+    thresholds: tuple[Threshold, ...]
+    golden: Golden
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Manifest:
+        spec = self.preprocess
+        if self.input.shape != (spec.height, spec.width, spec.channels):
+            raise ValueError("input and preprocess name different picture sizes")
+        if self.output.dim != self.space.dim:
+            raise ValueError(f"output dim {self.output.dim} is not the space's dim {self.space.dim}")
+        seen = {MANIFEST, SEAL}
+        for entry in self.entries():
+            key = entry.path.casefold()  # one file on a phone's or a Mac's file system
+            if key in seen:
+                raise ValueError(f"the path {entry.path!r} is listed twice or reserved")
+            seen.add(key)
+        kinds = [(file.format, file.precision) for file in self.files]
+        if len(set(kinds)) != len(kinds):
+            raise ValueError("two files have the same format and precision")
+        return self
+
+    def entries(self) -> Iterator[FileEntry]:
+        """Every file of the bundle but ``manifest.json`` and ``bundle.sha256``."""
+        yield from self.files
+        yield from self.golden.images
+        yield self.golden.pixels
+        yield self.golden.embeddings
+
+
+def parse_manifest(raw: bytes, *, where: str = MANIFEST) -> Manifest:
+    """Read a manifest from its bytes.
+
+    Raises:
+        BundleError: not UTF-8 JSON, a key twice, NaN, another schema version, unknown, missing or wrong keys.
+    """
+    try:
+        content = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise BundleError(f"{where} is not valid JSON", got=ascii(str(error)), fix=COPY_AGAIN) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if type(version) is not int or version != BUNDLE_SCHEMA:
+        raise BundleError(
+            f"{where} has an unknown schema",
+            got=f"schema_version {ascii(version)[:80]}",
+            expected=f"schema_version {BUNDLE_SCHEMA}",
+            fix="use a hetero release that knows this schema, or export again with this one",
+        )
+    try:
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        raise BundleError(f"{where} does not fit the schema", got=_lines(error), fix=COPY_AGAIN) from error
+    plain = manifest.model_dump(mode="json")
+    if plain != content:  # a default left out, a number as text: other languages' readers would differ
+        raise BundleError(
+            f"{where} leaves keys out or writes values in another form",
+            got=", ".join(key for key in plain if plain[key] != content.get(key)),
+            expected="every key of the schema, numbers as numbers",
+            fix=COPY_AGAIN,
+        )
+    return manifest
+
+
+def entry_of(path: str, data: bytes) -> FileEntry:
+    """The manifest's entry for a file with this content."""
+    return FileEntry(path=path, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("an object names a key twice")
+    return content
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is not a finite number")
+    return value
+
+
+def _lines(error: ValidationError) -> str:
+    found = [f"{'.'.join(map(str, item['loc'])) or 'manifest'}: {item['msg']}" for item in error.errors()]
+    return ascii("; ".join(found[:5]))
