@@ -267,7 +267,7 @@ def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The config with ``key.path=value`` overrides applied; errors as :func:`load_config`."""
     if not overrides:
         return config
-    tree = config.model_dump(mode="json")
+    tree = config.model_dump(mode="json", exclude_none=True)  # so that data.format may change, too
     for override in overrides:
         _apply(tree, override)
     return _validated(tree, "the config with --set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from hetero.data.dataset import Dataset
 from hetero.data.files import is_picture
 from hetero.data.folder import FolderConfig
 from hetero.data.npz import NpzConfig
-from hetero.data.open import DataConfig, open_dataset
+from hetero.data.open import open_dataset
+from hetero.data.splits import SPLIT_NAMES, SplitConfig
 from hetero.errors import ConfigError, DataError
+
+_EVERYTHING = SplitConfig(val_fraction=0, test_fraction=0)  # what is searched needs no division
 
 
 def open_source(source: Path, overrides: Sequence[str] = (), *, skip_bad: bool = False) -> Dataset:
@@ -40,18 +44,27 @@ def open_source(source: Path, overrides: Sequence[str] = (), *, skip_bad: bool =
         loose = sorted(path for path in source.iterdir() if path.is_file() and is_picture(path))
         if loose and not any(path.is_dir() for path in source.iterdir()):
             return Dataset(source.name, tuple(loose), np.zeros(len(loose), np.int64), ("unlabelled",), {})
-        return open_dataset(FolderConfig(path=source, min_images_per_class=1, skip_bad=skip_bad))
-    configs: dict[str, DataConfig] = {
-        ".csv": CsvConfig(path=source, min_images_per_class=1, skip_bad=skip_bad),
-        ".npz": NpzConfig(path=source, min_images_per_class=1),
-    }
-    if source.suffix not in configs:
+        own = any(path.name in SPLIT_NAMES for path in source.iterdir())
+        split = None if own else _EVERYTHING
+        return open_dataset(FolderConfig(path=source, split=split, min_images_per_class=1, skip_bad=skip_bad))
+    if source.suffix == ".csv":
+        split = None if "split" in _header(source) else _EVERYTHING
+        return open_dataset(CsvConfig(path=source, split=split, min_images_per_class=1, skip_bad=skip_bad))
+    if source.suffix != ".npz":
         raise DataError(
             f"{source} is no source of pictures",
             expected="a folder of images, a .csv manifest, an .npz file or a .yaml run config",
             fix="check the path",
         )
-    return open_dataset(configs[source.suffix])
+    return open_dataset(NpzConfig(path=source, min_images_per_class=1))
+
+
+def _header(source: Path) -> list[str]:
+    try:
+        with open(source, encoding="utf-8-sig", newline="") as stream:
+            return next(csv.reader(stream), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []  # the reader says what is wrong
 
 
 def indices_of(dataset: Dataset, split: str | None) -> np.ndarray:
