@@ -122,7 +122,7 @@ def demo(
     else:
         _print_report(report)
         lines = [out / "report.html", bundle.path, out / "gallery-index", out / "query.png"]
-        Console().print("report, bundle, gallery, query picture: " + ", ".join(map(str, lines)), soft_wrap=True)
+        _stdout().print("report, bundle, gallery, query picture: " + ", ".join(map(str, lines)), soft_wrap=True)
     if not verified.passed:
         raise CheckFailedError(f"{bundle.path} does not verify")
     _require(report)
@@ -156,7 +156,7 @@ def train(
             }
         )
     else:
-        Console().print(f"trained into {trained.run}, space {trained.space_id}; next: hetero compat {trained.run}")
+        _stdout().print(f"trained into {trained.run}, space {trained.space_id}; next: hetero compat {trained.run}")
 
 
 @command
@@ -219,7 +219,7 @@ def index(
     if json:
         _print_json({"gallery": str(out), "skipped": list(skipped), **record.model_dump(mode="json")})
     else:
-        Console().print(f"{record.count} vectors of space {record.space_id} in {out}")
+        _stdout().print(f"{record.count} vectors of space {record.space_id} in {out}")
         _list_skipped(skipped)
 
 
@@ -263,9 +263,9 @@ def query(
         table = Table("score", "class", "path", title=escape(str(path)), title_justify="left")
         for match in matches:
             table.add_row(f"{match.similarity:.3f}", escape(match.class_name), escape(match.path))
-        Console().print(table)
+        _stdout().print(table)
     if found:
-        Console().print(f"picture: {sheet}")
+        _stdout().print(f"picture: {sheet}")
     _list_skipped(queries.skipped)
 
 
@@ -293,7 +293,7 @@ def export(
     for file in bundle.manifest.files:
         parity = file.parity
         table.add_row(file.path, f"{file.size_bytes:,} B", f"{parity.max_abs:.1e}", f"{parity.min_cosine:.7f}")
-    Console().print(table)
+    _stdout().print(table)
 
 
 @command
@@ -320,7 +320,7 @@ def verify(
         table = Table("check", "result", "detail", title=escape(str(bundle)), title_justify="left")
         for check in report.checks:
             table.add_row(check.name, "passed" if check.passed else "FAILED", escape(check.detail))
-        Console().print(table)
+        _stdout().print(table)
     if not report.passed:
         raise CheckFailedError(f"{bundle} does not verify")
 
@@ -346,7 +346,7 @@ def report(
         sys.stdout.write(render_markdown(loaded))
     else:
         _print_report(loaded)
-        Console().print(f"page: {(run if run.is_dir() else run.parent) / 'report.html'}")
+        _stdout().print(f"page: {(run if run.is_dir() else run.parent) / 'report.html'}")
 
 
 @command
@@ -384,10 +384,10 @@ def data(
     for name, counts in content["splits"].items():
         table.add_row(name, f"{counts['images']:,}", f"{counts['classes']:,}")
     table.add_row("all", f"{content['images']:,}", f"{content['classes']:,}")
-    Console().print(table)
+    _stdout().print(table)
     for key in ("pixels", "roles", "groups", "sheet", "manifest"):
         if content.get(key):
-            Console().print(f"{key}: {content[key]}", markup=False)
+            _stdout().print(f"{key}: {content[key]}", markup=False)
     _list_skipped(content["skipped"])
 
 
@@ -442,7 +442,7 @@ def _write_report(report: Any, folder: Path) -> None:
 def _print_report(report: Any) -> None:
     from hetero.report.build import render_terminal
 
-    Console().print(render_terminal(report))
+    _stdout().print(render_terminal(report))
 
 
 def _require(report: Any) -> None:
@@ -460,9 +460,14 @@ def _set_threads(threads: int | None) -> None:
 
 def _list_skipped(lines: Any) -> None:
     if lines:
-        Console().print(f"left out {len(lines)} unreadable images:")
+        _stdout().print(f"left out {len(lines)} unreadable images:")
         for line in lines:
-            Console().print(f"  {line}", soft_wrap=True, markup=False)
+            _stdout().print(f"  {line}", soft_wrap=True, markup=False)
+
+
+def _stdout() -> Console:
+    """A file or a pipe has no width of its own: 120 columns show every table whole."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def _stderr() -> Console:
