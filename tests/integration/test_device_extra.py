@@ -1,4 +1,4 @@
-"""A phone lab's machine: ``hetero[device]`` alone, in an environment of its own, opens and runs a bundle without torch."""
+"""A phone lab: ``hetero[device]`` alone, in an environment of its own, opens and runs a bundle without torch."""
 
 from __future__ import annotations
 
