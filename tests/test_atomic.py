@@ -163,3 +163,21 @@ def test_a_reader_that_recovers_between_a_writers_renames_waits_for_it(tmp_path,
     readers[0].join()
     assert (path / "a").read_text() == "new"
     assert leftovers(tmp_path) == []
+
+
+def test_a_replacement_that_the_disk_refuses_puts_the_older_back_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    with atomic.directory(path, marker="a") as folder:
+        (folder / "a").write_text("old")
+    real = os.rename
+
+    def refuses(source, target):
+        if ".tmp-" in str(source):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", refuses)
+    with pytest.raises(StorageError, match="disk is full"), atomic.directory(path, marker="a") as folder:
+        (folder / "a").write_text("new")
+    assert (path / "a").read_text() == "old"
+    assert leftovers(tmp_path) == []
