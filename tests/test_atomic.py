@@ -23,6 +23,14 @@ def test_write_bytes_replaces_and_leaves_nothing_behind(tmp_path):
     assert leftovers(path.parent) == []
 
 
+def test_a_reader_with_the_old_file_open_keeps_reading_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    atomic.write_bytes(path, b"one")
+    with open(path, "rb") as reader:
+        atomic.write_bytes(path, b"two")
+        assert reader.read() == b"one"
+
+
 def test_write_json_refuses_nan_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "file.json"
     atomic.write_json(path, {"a": 1})
