@@ -126,6 +126,8 @@ def demo(
     if not verified.passed:
         raise CheckFailedError(f"{bundle.path} does not verify")
     _require(report)
+    if not json:
+        _stdout().print(f"all {len(report.checks)} checks passed")
 
 
 @command
@@ -138,7 +140,7 @@ def train(
 ) -> None:
     """Train the gallery model and all students; the same command continues an interrupted run.
 
-    Example: hetero train examples/omniglot.yaml --set gallery.train.epochs=20
+    Example: hetero train examples/glyphs.yaml --set gallery.train.epochs=4
     """
     from hetero.config import load_config
     from hetero.logs import stderr_progress
@@ -173,7 +175,7 @@ def compat(
 ) -> None:
     """Measure the four retrieval cells and the compatibility rule; exit code 1 where a check fails.
 
-    Example: hetero compat runs/omniglot --json
+    Example: hetero compat runs/demo --json
     """
     from hetero.workflows.evaluate import evaluate_run
 
@@ -235,7 +237,7 @@ def query(
 ) -> None:
     """Print the top matches of image files and save a picture of them.
 
-    Example: hetero query runs/demo/gallery-index runs/demo/pictures/000014.png --model runs/demo/small.hetero
+    Example: hetero query runs/demo/gallery-index runs/demo/pictures/000056.png --model runs/demo/small.hetero
     """
     from hetero.retrieval.gallery import open_gallery
     from hetero.workflows.query import embed_with_checkpoint, find_matches, save_sheet
@@ -362,7 +364,7 @@ def data(
 ) -> None:
     """Describe a set of images: classes, splits, sizes, roles, groups, unreadable files.
 
-    Example: hetero data examples/omniglot.yaml --sheet sheet.png --split test
+    Example: hetero data examples/glyphs.yaml --sheet sheet.png --split test
     """
     from hetero.data.describe import contact_sheet, describe
     from hetero.workflows.pictures import save_pictures

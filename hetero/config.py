@@ -254,6 +254,7 @@ def parse_config(text: str, overrides: Sequence[str] = (), *, source: str = "con
     try:
         tree = yaml.safe_load(text)
         json.dumps(tree, default=str)  # an alias to itself would never end
+        tree = _unshared(tree)
     except (yaml.YAMLError, ValueError, TypeError) as error:  # a thirteenth month, a circular alias, a date as key
         raise ConfigError(f"{source} is no valid YAML", got=" ".join(str(error).split())) from error
     if not isinstance(tree, dict):
@@ -280,6 +281,13 @@ def _validated(tree: dict[str, Any], source: str) -> RunConfig:
         raise ConfigError(
             f"{source} cannot be used", got=validation_lines(error), fix="correct the keys named; see docs/config.md"
         ) from error
+
+
+def _unshared(value: Any) -> Any:
+    """The same tree with every YAML alias a copy of its own, so that overriding one place changes one place."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

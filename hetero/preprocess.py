@@ -175,7 +175,7 @@ def load_image(source: Path | str | bytes, spec: PreprocessSpec, *, max_pixels: 
             f"{name} is truncated or damaged",
             got=f"{type(error).__name__}: {error}",
             expected="a whole picture",
-            fix="copy or export it again, or leave it out",
+            fix="copy or export it again, or leave it out: --skip-bad, data.skip_bad: true",
         ) from error
     return preprocess_image(flat, spec, orientation=orientation, icc_profile=profile)
 
@@ -270,7 +270,12 @@ def _read(source: Path | str | bytes, max_pixels: int) -> tuple[str, bytes]:
                 f"{name} cannot be read", got=str(error), fix="check the path and its permissions"
             ) from error
     if not data:
-        raise ImageError(f"{name} is empty", got="0 bytes", expected="a picture", fix="copy it again, or leave it out")
+        raise ImageError(
+            f"{name} is empty",
+            got="0 bytes",
+            expected="a picture",
+            fix="copy it again, or leave it out: --skip-bad, data.skip_bad: true",
+        )
     return name, data
 
 
@@ -283,7 +288,7 @@ def _decoder(name: str, data: bytes) -> type[ImageFile.ImageFile]:
         f"{name} is not a picture of a known format",
         got=f"first bytes {head[:8].hex(' ')}",
         expected=_KNOWN_FORMATS,
-        fix="convert it to JPEG or PNG, or leave it out",
+        fix="convert it to JPEG or PNG, or leave it out: --skip-bad, data.skip_bad: true",
     )
 
 

@@ -43,6 +43,13 @@ def test_overrides_reach_nested_keys_and_list_entries(tree):
     assert with_overrides(config, []) is config
 
 
+def test_overriding_an_aliased_section_changes_that_place_alone(tree):
+    text = yaml.safe_dump(tree)
+    assert "&id" in text  # the toy config shares its training section
+    config = parse_config(text, ["gallery.train.epochs=9"])
+    assert (config.gallery.train.epochs, config.student_training.epochs) == (9, 3)
+
+
 def test_the_digest_changes_with_any_value(tree):
     assert parse(tree).digest() != parse(tree, "gallery.train.lr=0.5").digest()
 

@@ -81,6 +81,11 @@ def test_the_readmes_commands_run_on_a_folder_of_pictures(photos, monkeypatch):
         result = CliRunner().invoke(cli.app, arguments)
         allowed = (0, 1) if arguments[0] == "compat" else (0,)  # one epoch need not satisfy the rule
         assert result.exit_code in allowed, (arguments, result.stdout, result.stderr)
+    program = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "embed_files" in b)
+    names: dict = {}
+    exec(compile(program, "README.md", "exec"), names)
+    assert names["vectors"].shape == (1, 128)
+    assert names["rows"].shape == (1, 5)
     for name in ("samples.png", "small.hetero", "shop-gallery", "query.png", "runs/shop/report.html"):
         assert (photos / name).exists(), name
 

@@ -168,7 +168,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise BundleError(
             f"there is no readable report at {path}",
             got=error.strerror,
-            fix="name a folder that holds report.json: a run of `hetero train` or `hetero compat`",
+            fix="run hetero compat on the run first, or name the folder given to its --out",
         ) from None
     except UnicodeDecodeError:
         _refuse(path, "bytes that are not UTF-8", "a JSON object")

@@ -186,7 +186,8 @@ def _require_pairs(pairs: int, far: float) -> None:
             f"too few impostor pairs to set a threshold at a false accept rate of {far:g}",
             got=f"{pairs} pairs of different classes",
             expected=f"at least {needed} (10 / FAR)",
-            fix="use more images, or state a higher false accept rate",
+            fix="use more images, or state a higher rate in evaluation.false_accept_rates: "
+            f"{PAIRS_PER_FAR / max(pairs, 1):.2g} or more",
         )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hetero.config import RunConfig
-from hetero.data.dataset import digest
+from hetero.data.dataset import Dataset, digest
 from hetero.data.open import open_dataset
 from hetero.errors import MissingExtraError
 from hetero.logs import Progress
+from hetero.retrieval.protocol import for_dataset
+from hetero.retrieval.verification import require_enough_pairs
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
         torch.set_num_threads(threads)
     device = resolve_device(config.device)
     dataset = open_dataset(config.data)
+    _require_enough_pairs(config, dataset)
     with run_directory(out, config, data_sha256=digest(dataset)) as run:
         gallery = train_gallery(config, dataset, run, device=device, progress=progress)
         if config.students:
@@ -51,3 +56,11 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
         gallery=out / "gallery",
         students={student.name: out / "students" / student.name for student in config.students},
     )
+
+
+def _require_enough_pairs(config: RunConfig, dataset: Dataset) -> None:
+    """Say now, not after the training, that a threshold cannot be calibrated. One class alone is refused elsewhere."""
+    train = dataset.split("train")
+    compatible = any(student.role == "compatible" for student in config.students)
+    if compatible and len(np.unique(dataset.labels[train])) > 1:
+        require_enough_pairs(for_dataset(dataset, train), config.evaluation.false_accept_rates)

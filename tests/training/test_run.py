@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy import toy_config, toy_tree, write_pictures
 
 from hetero.config import RunConfig
-from hetero.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
+from hetero.errors import CheckpointError, ConfigError, DataError, RetrievalError, StorageError, TrainingError
 from hetero.journal import read_journal
 from hetero.logs import SilentProgress
 from hetero.models.checkpoint import load_model
@@ -224,6 +224,13 @@ def test_students_may_change_until_their_training_begins_and_the_evaluation_alwa
     train_run(toy_config(pictures, ("evaluation.resamples=300",)), tmp_path / "run", progress=SilentProgress())
     with pytest.raises(ConfigError, match=r"students\.0\.name"):
         train_run(toy_config(pictures, ("students.0.name=other",)), tmp_path / "run", progress=SilentProgress())
+
+
+def test_a_rate_that_cannot_be_calibrated_is_refused_before_training(pictures, tmp_path):
+    config = toy_config(pictures, ("evaluation.false_accept_rates=[0.0001]",))
+    with pytest.raises(RetrievalError, match=r"8064 pairs .*evaluation.false_accept_rates: 0.0012 or more"):
+        train_run(config, tmp_path / "run", progress=SilentProgress())
+    assert not (tmp_path / "run" / "state").exists()
 
 
 def test_a_single_training_class_is_refused(pictures, tmp_path):
