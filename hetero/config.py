@@ -43,23 +43,30 @@ class AlignmentConfig(_Record):
     weight: float = Field(default=10.0, gt=0)
 
 
+class CentroidConfig(_Record):
+    """Centroid alignment, see :func:`hetero.losses.centroid.centroid_loss`; use it with the PK sampler."""
+
+    weight: float = Field(default=10.0, gt=0)
+
+
 class LossConfig(_Record):
     """The weighted terms of the heterogeneous compatibility loss; at least one."""
 
     softmax: SoftmaxConfig | None = None
     influence: InfluenceConfig | None = None
     alignment: AlignmentConfig | None = None
+    centroid: CentroidConfig | None = None
 
     @model_validator(mode="after")
     def _some_term(self) -> LossConfig:
-        if self.softmax is None and self.influence is None and self.alignment is None:
-            raise ValueError("a loss needs at least one of softmax, influence, alignment")
+        if self.softmax is None and not self.uses_gallery:
+            raise ValueError("a loss needs at least one of softmax, influence, alignment, centroid")
         return self
 
     @property
     def uses_gallery(self) -> bool:
         """Whether any term looks at the gallery model."""
-        return self.influence is not None or self.alignment is not None
+        return any(term is not None for term in (self.influence, self.alignment, self.centroid))
 
 
 class AugmentConfig(_Record):
@@ -68,6 +75,7 @@ class AugmentConfig(_Record):
     Attributes:
         rotate_deg: degrees. log_scale: natural logarithm of the scale, per axis. shear: tangent.
         translate: fraction of the side. flip: probability of a left-right flip.
+        elastic: standard deviation of a smooth random bending, as a fraction of the side.
         brightness, noise: in units of the colour-normalised picture, 1 being one ``preprocess.std``.
         contrast: a factor of 1 ± this.
     """
@@ -77,9 +85,15 @@ class AugmentConfig(_Record):
     shear: float = Field(default=0.0, ge=0, le=1)
     translate: float = Field(default=0.0, ge=0, le=0.5)
     flip: float = Field(default=0.0, ge=0, le=1)
+    elastic: float = Field(default=0.0, ge=0, le=0.25)
     brightness: float = Field(default=0.0, ge=0, le=1)
     contrast: float = Field(default=0.0, ge=0, le=1)
     noise: float = Field(default=0.0, ge=0, le=1)
+
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether any change resamples the picture."""
+        return any((self.rotate_deg, self.log_scale, self.shear, self.translate, self.flip, self.elastic))
 
 
 class ShuffleConfig(_Record):
@@ -104,6 +118,9 @@ class TrainConfig(_Record):
         ema_decay: decay per step of the exponential moving average that is kept as the result; null keeps the last.
         stranger_views: also align students to the gallery model on every picture turned or mirrored into a stranger,
             see :func:`hetero.training.augment.stranger_views`.
+        view_epochs: students see newly augmented views for this many epochs, then the same ones again and again, and
+            the gallery model embeds each view once: where its forward is what costs, the students learn longer. Its
+            embeddings stay in memory, 4 · dim bytes a view. Null: always new views.
         save_every_steps: a state that survives ``kill -9`` is committed this often, and at the end of each epoch.
     """
 
@@ -121,6 +138,7 @@ class TrainConfig(_Record):
     log_every_steps: int = Field(default=20, ge=1)
     mixed_precision: bool = True
     stranger_views: bool = False
+    view_epochs: int | None = Field(default=None, ge=1)
     tensorboard: bool = False
 
 
@@ -135,6 +153,8 @@ class GalleryConfig(_Record):
     def _has_classifier(self) -> GalleryConfig:
         if self.loss.softmax is None or self.loss.uses_gallery:
             raise ValueError("gallery.loss: the gallery model trains with the softmax term alone")
+        if self.train.stranger_views or self.train.view_epochs is not None:
+            raise ValueError("gallery.train: stranger_views and view_epochs are for student_training")
         return self
 
 
@@ -151,7 +171,7 @@ class StudentConfig(_Record):
         if self.role == "control" and (self.loss.uses_gallery or self.loss.softmax is None):
             raise ValueError(f"students.{self.name}: a control trains with the softmax term alone")
         if self.role == "compatible" and not self.loss.uses_gallery:
-            raise ValueError(f"students.{self.name}: a compatible student needs influence or alignment")
+            raise ValueError(f"students.{self.name}: a compatible student needs influence, alignment or centroid")
         return self
 
 

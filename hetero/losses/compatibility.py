@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from hetero.config import LossConfig
 from hetero.errors import ConfigError
 from hetero.losses.alignment import alignment_loss
+from hetero.losses.centroid import centroid_loss
 from hetero.losses.influence import influence_loss
 from hetero.losses.softmax import margin_softmax_loss
 
@@ -18,7 +19,7 @@ class CompatibilityLoss(nn.Module):
     """Weighted sum of the terms named in a :class:`hetero.config.LossConfig`.
 
     ``softmax`` trains prototypes of its own (a parameter here); ``influence`` judges under the gallery's frozen
-    prototypes (a buffer here); ``alignment`` needs the gallery embedding of the same batch.
+    prototypes (a buffer here); ``alignment`` and ``centroid`` need the gallery embedding of the same batch.
 
     Args:
         gallery_prototypes: ``[c, d]``, needed by ``influence``.
@@ -55,38 +56,47 @@ class CompatibilityLoss(nn.Module):
     @property
     def needs_gallery(self) -> bool:
         """Whether :meth:`forward` needs the gallery embedding."""
-        return self.config.alignment is not None
+        return self.config.alignment is not None or self.config.centroid is not None
 
     def forward(
         self,
         embedding: Float[Tensor, "n d"],
-        labels: Int[Tensor, " b"],
+        labels: Int[Tensor, " n"],
         gallery_embedding: Float[Tensor, "n d"] | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The weighted total and each term before weighting.
 
-        The first ``b`` of ``n`` pictures have a class; ``alignment`` alone looks at the others.
+        Pictures of no training class have negative labels, equal within a class of strangers, and come last:
+        ``alignment`` and ``centroid`` alone look at those.
         """
         config, terms = self.config, {}
-        classed = embedding[: len(labels)]
+        known = labels[labels >= 0]
+        classed = embedding[: len(known)]
         total = embedding.new_zeros(())
         if config.softmax is not None:
             terms["softmax"] = margin_softmax_loss(
-                classed, self.prototypes, labels, scale=config.softmax.scale, margin=config.softmax.margin
+                classed, self.prototypes, known, scale=config.softmax.scale, margin=config.softmax.margin
             )
             total = total + config.softmax.weight * terms["softmax"]
         if config.influence is not None:
             terms["influence"] = influence_loss(
                 classed,
                 self.gallery_prototypes,
-                labels,
+                known,
                 scale=config.influence.scale,
                 margin=config.influence.margin,
             )
             total = total + config.influence.weight * terms["influence"]
         if config.alignment is not None:
-            if gallery_embedding is None:
-                raise ConfigError("the alignment term needs a gallery model", fix="use it for students only")
-            terms["alignment"] = alignment_loss(embedding, gallery_embedding)
+            terms["alignment"] = alignment_loss(embedding, _given(gallery_embedding))
             total = total + config.alignment.weight * terms["alignment"]
+        if config.centroid is not None:
+            terms["centroid"] = centroid_loss(embedding, _given(gallery_embedding), labels)
+            total = total + config.centroid.weight * terms["centroid"]
         return total, terms
+
+
+def _given(gallery_embedding: Tensor | None) -> Tensor:
+    if gallery_embedding is None:
+        raise ConfigError("the alignment and centroid terms need a gallery model", fix="use them for students only")
+    return gallery_embedding

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from hetero.config import AugmentConfig
+
+_BENDS = 4  # control points of the elastic change, per axis
 
 
 def augment(
@@ -19,6 +21,9 @@ def augment(
 
     Random numbers come from the CPU whatever the device, from a generator seeded by ``(seed, step)``: nothing else
     has to be saved to resume a run exactly. Outside the picture the border pixel is repeated.
+
+    Source of the elastic change: Simard et al., Best practices for convolutional neural networks, ICDAR 2003; here
+    a coarse grid of normal displacements, interpolated bicubically.
     """
     generator = torch.Generator().manual_seed(((seed & 0xFFFFFFFF) << 31) ^ step)
     count = len(image)
@@ -33,7 +38,7 @@ def augment(
     mirrored = torch.where(torch.rand(count, generator=generator) < config.flip, -1.0, 1.0)
     brightness, contrast = uniform(config.brightness), 1 + uniform(config.contrast)
 
-    if config.rotate_deg or config.log_scale or config.shear or config.translate or config.flip:
+    if config.moves_pixels:
         cos, sin = torch.cos(angle), torch.sin(angle)
         # rotation · shear · scale, with the mirror first
         rows = [
@@ -42,6 +47,10 @@ def augment(
         ]
         matrix = torch.stack(rows, 1).to(image.device)
         grid = affine_grid(matrix, list(image.shape), align_corners=False)
+        if config.elastic:
+            bends = torch.randn(count, 2, _BENDS, _BENDS, generator=generator) * (2 * config.elastic)
+            field = interpolate(bends, size=image.shape[2:], mode="bicubic", align_corners=True)
+            grid = grid + field.permute(0, 2, 3, 1).to(image.device)
         image = grid_sample(image, grid, padding_mode="border", align_corners=False)
     if config.contrast:
         mean = image.mean((1, 2, 3), keepdim=True)
@@ -53,30 +62,45 @@ def augment(
     return image.contiguous(memory_format=torch.channels_last)
 
 
-def stranger_views(image: Float[Tensor, "b c s s"], *, seed: int, step: int) -> Float[Tensor, "b c s s"]:
-    """Pictures of nothing that was ever trained on: each turned or mirrored, and half of them cut together in pairs.
+def stranger_views(
+    image: Float[Tensor, "b c s s"], labels: Int[Tensor, " b"], *, seed: int, step: int
+) -> Float[Tensor, "b c s s"]:
+    """Pictures of nothing that was ever trained on: each class turned or mirrored, and half of them cut together.
 
-    Every picture is turned by 90°, 180° or 270°, mirrored, or both, never left as it was. Then, with probability ½,
-    what lies beyond a random straight line across it is replaced by the same part of another such picture. These have
-    no training class, so only the alignment term can use them: the student learns to agree with the gallery model on
-    things that neither was trained to classify, which is what retrieval of unseen classes asks of it.
+    All pictures of a class are turned by 90°, 180° or 270°, mirrored, or both, never left as they were, and all alike:
+    they are a class of strangers again. Then, with probability ½, what lies beyond a random straight line across them
+    is replaced by the same part of another such class. These have no training class, so only the terms that align to
+    the gallery model can use them: the student learns to agree with it on things that neither was trained to
+    classify, which is what retrieval of unseen classes asks of it.
 
     Source: matching the teacher's function far beyond the training pictures is from Beyer et al., Knowledge
     distillation: a good teacher is patient and consistent, CVPR 2022; the turns as new classes from Vinyals et al.,
     Matching networks, NeurIPS 2016; the cuts after Yun et al., CutMix, ICCV 2019.
     """
     generator = torch.Generator().manual_seed(((seed & 0xFFFFFFFF) << 31) ^ step)
-    count, side = len(image), image.shape[3]
-    which = torch.randint(1, 8, (count,), generator=generator)
+    side = image.shape[3]
+    _, row, count = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
+    classes = len(count)
+    which = torch.randint(1, 8, (classes,), generator=generator)[row]
     views = torch.empty_like(image)
     for kind in range(1, 8):
-        rows = which == kind
-        turned = torch.rot90(image[rows], kind % 4, (2, 3))
-        views[rows] = turned.flip(3) if kind >= 4 else turned
-    cut = torch.rand(count, generator=generator) < 0.5
-    upright = torch.rand(count, generator=generator) < 0.5
-    line = side * (0.25 + 0.5 * torch.rand(count, generator=generator))
+        chosen = which == kind
+        turned = torch.rot90(image[chosen], kind % 4, (2, 3))
+        views[chosen] = turned.flip(3) if kind >= 4 else turned
+    cut = torch.rand(classes, generator=generator) < 0.5
+    upright = torch.rand(classes, generator=generator) < 0.5
+    line = side * (0.25 + 0.5 * torch.rand(classes, generator=generator))
     beyond = torch.arange(side)[None, :] >= line[:, None]
     mask = torch.where(upright[:, None, None], beyond[:, None, :], beyond[:, :, None]) & cut[:, None, None]
-    partner = views[torch.randperm(count, generator=generator).to(views.device)]
-    return torch.where(mask[:, None].to(views.device), partner, views)
+    partner = _partners(row, count, torch.randperm(classes, generator=generator))
+    return torch.where(mask[row][:, None].to(views.device), views[partner.to(views.device)], views)
+
+
+def _partners(row: Tensor, count: Tensor, other: Tensor) -> Tensor:
+    """For each picture of class ``row`` a picture of class ``other[row]``, its pictures taken in turn."""
+    order = torch.argsort(row, stable=True)
+    start = torch.cumsum(count, 0) - count
+    rank = torch.empty_like(row)
+    rank[order] = torch.arange(len(row)) - start[row[order]]
+    partner = other[row]
+    return order[start[partner] + rank % count[partner]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -32,11 +33,12 @@ def make_loader(dataset: Dataset, config: RunConfig, train: TrainConfig, seed: i
             expected="at least two, or there is nothing to tell apart",
             fix="add classes to the train split",
         )
+    plan: Callable[[int], np.ndarray]
     if train.sampler.kind == "pk":
         plan = partial(_pk, dataset.labels[indices], train.batch_size, train.sampler.images_per_class, seed)
     else:
         plan = partial(_shuffled, len(indices), train.batch_size, seed)
-    return Loader(dataset, indices, config.preprocess, plan)
+    return Loader(dataset, indices, config.preprocess, partial(_repeating, plan, train.view_epochs))
 
 
 def train_gallery(
@@ -84,6 +86,10 @@ def train_gallery(
 def class_names(dataset: Dataset, classes: np.ndarray) -> tuple[str, ...]:
     """The names of the training classes, in the order of the classifier's rows."""
     return tuple(dataset.class_names[label] for label in classes)
+
+
+def _repeating(plan: Callable[[int], np.ndarray], epochs: int | None, epoch: int) -> np.ndarray:
+    return plan(epoch if epochs is None else epoch % epochs)
 
 
 def _shuffled(count: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:

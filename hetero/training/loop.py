@@ -20,9 +20,10 @@ from hetero.models.embed import colour_normalise
 from hetero.preprocess import PreprocessSpec
 from hetero.training.augment import augment, stranger_views
 from hetero.training.device import autocast_dtype
+from hetero.training.memory import GalleryMemory
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.schedule import learning_rate
-from hetero.training.step import Terms, train_step
+from hetero.training.step import Terms, stranger_labels, train_step
 from hetero.training.trainee import Trainee
 
 _LOWER = (
@@ -52,6 +53,11 @@ class Phase:
     def total_steps(self) -> int:
         """Steps of the whole phase."""
         return self.train.epochs * self.loader.steps_per_epoch
+
+    @property
+    def views(self) -> int | None:
+        """Steps after which the same augmented pictures come round again, None where they never do."""
+        return None if self.train.view_epochs is None else self.train.view_epochs * self.loader.steps_per_epoch
 
 
 @dataclass
@@ -92,6 +98,7 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> None:
     journal.rewind(phase.name, first)
     for trainee in phase.trainees:
         trainee.network.train()
+    memory = None if phase.gallery is None else GalleryMemory(phase.gallery, phase.views)
     board = _tensorboard(run) if phase.train.tensorboard else None
     dtype = autocast_dtype(phase.device, phase.train.mixed_precision)
     progress.start(phase.name, total=phase.total_steps, done=first)
@@ -106,7 +113,8 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> None:
                 total_steps=phase.total_steps,
             )
             image, labels = _prepared(batch, phase)
-            terms = train_step(phase.trainees, phase.gallery, image, labels, learning_rate=rate, autocast=dtype)
+            gallery = None if memory is None else memory.at(batch.step)
+            terms = train_step(phase.trainees, gallery, image, labels, learning_rate=rate, autocast=dtype)
             meter.add(terms)
             _require_finite(terms, batch.step, last_saved)
             done = batch.step + 1
@@ -141,10 +149,13 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> None:
 
 def _prepared(batch: Batch, phase: Phase) -> tuple[torch.Tensor, torch.Tensor]:
     image = colour_normalise(torch.from_numpy(batch.pixels).to(phase.device), phase.preprocess)
-    image = augment(image, phase.train.augment, seed=phase.seed, step=batch.step)
+    labels = torch.from_numpy(batch.labels).to(phase.device)
+    view = batch.step if phase.views is None else batch.step % phase.views
+    image = augment(image, phase.train.augment, seed=phase.seed, step=view)
     if phase.train.stranger_views and phase.gallery is not None:
-        image = torch.cat([image, stranger_views(image, seed=phase.seed, step=batch.step)])
-    return image, torch.from_numpy(batch.labels).to(phase.device)
+        image = torch.cat([image, stranger_views(image, labels, seed=phase.seed, step=view)])
+        labels = torch.cat([labels, stranger_labels(labels)])
+    return image, labels
 
 
 def _is_save_step(done: int, phase: Phase) -> bool:

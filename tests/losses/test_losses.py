@@ -8,9 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from hetero.config import AlignmentConfig, InfluenceConfig, LossConfig, SoftmaxConfig
+from hetero.config import AlignmentConfig, CentroidConfig, InfluenceConfig, LossConfig, SoftmaxConfig
 from hetero.errors import ConfigError
 from hetero.losses.alignment import alignment_loss
+from hetero.losses.centroid import centroid_loss
 from hetero.losses.compatibility import CompatibilityLoss
 from hetero.losses.influence import influence_loss
 from hetero.losses.softmax import margin_softmax_loss
@@ -92,6 +93,39 @@ def test_alignment_is_zero_for_the_same_direction_and_two_for_the_opposite():
     assert float(alignment_loss(-x, x)) == pytest.approx(2, abs=1e-6)
 
 
+@DTYPES
+def test_centroid_loss_equals_a_naive_loop_and_moves_only_the_query(dtype):
+    query, gallery, _ = example(dtype, seed=2, batch=6, classes=6)
+    labels = torch.tensor([3, -2, 3, 5, -2, 3])
+    query.requires_grad_(True)
+    gallery.requires_grad_(True)
+    found = centroid_loss(query, gallery, labels)
+    found.backward()
+    halves = []
+    for group in (3, -2, 5):
+        rows = [i for i, label in enumerate(labels.tolist()) if label == group]
+        errors = [
+            [a - b for a, b in zip(unit(query[i].tolist()), unit(gallery[i].tolist()), strict=True)] for i in rows
+        ]
+        mean = [sum(column) / len(rows) for column in zip(*errors, strict=True)]
+        halves.append(0.5 * sum(value * value for value in mean))
+    assert float(found.detach()) == pytest.approx(sum(halves) / 3, rel=TOLERANCE[dtype])
+    assert gallery.grad is None
+    assert query.grad is not None
+    assert query.grad.abs().max() > 0
+
+
+def test_centroid_loss_is_alignment_for_single_pictures_and_forgives_opposite_errors():
+    query, gallery, _ = example(torch.float32, seed=3, batch=6, classes=6)
+    single = centroid_loss(query, gallery, torch.arange(6))
+    assert float(single) == pytest.approx(float(alignment_loss(query, gallery)), rel=1e-5)
+    gallery = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    query = torch.tensor([[0.6, 0.8], [0.6, -0.8]])
+    apart, together = torch.tensor([0, 1]), torch.tensor([0, 0])
+    assert float(centroid_loss(query, gallery, apart)) == pytest.approx(0.4, rel=1e-5)
+    assert float(centroid_loss(query, gallery, together)) == pytest.approx(0.5 * 0.4**2, rel=1e-5)
+
+
 def test_compatibility_loss_is_the_weighted_sum_and_reports_each_term():
     embedding, prototypes, labels = example(torch.float32)
     gallery_embedding = example(torch.float32, seed=5)[0]
@@ -99,28 +133,36 @@ def test_compatibility_loss_is_the_weighted_sum_and_reports_each_term():
         softmax=SoftmaxConfig(weight=0.5),
         influence=InfluenceConfig(weight=2.0, scale=8, margin=0.1),
         alignment=AlignmentConfig(weight=10),
+        centroid=CentroidConfig(weight=30),
     )
     loss = CompatibilityLoss(config, num_classes=7, dim=4, gallery_prototypes=prototypes, seed=3)
     total, terms = loss(embedding, labels, gallery_embedding)
-    assert set(terms) == {"softmax", "influence", "alignment"}
+    assert set(terms) == {"softmax", "influence", "alignment", "centroid"}
     influence = naive_softmax(embedding, prototypes, labels, 8, 0.1)
     assert float(terms["influence"]) == pytest.approx(influence, rel=1e-5)
     assert float(terms["alignment"]) == pytest.approx(float(alignment_loss(embedding, gallery_embedding)), rel=1e-6)
-    expected = 0.5 * float(terms["softmax"].detach()) + 2 * influence + 10 * float(terms["alignment"])
+    centroid = float(centroid_loss(embedding, gallery_embedding, labels))
+    assert float(terms["centroid"]) == pytest.approx(centroid, rel=1e-6)
+    expected = 0.5 * float(terms["softmax"].detach()) + 2 * influence + 10 * float(terms["alignment"]) + 30 * centroid
     assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
     assert [name for name, _ in loss.named_parameters()] == ["prototypes"]
 
 
-def test_pictures_without_a_class_count_for_alignment_alone():
+def test_pictures_without_a_class_count_for_alignment_and_centroid_alone():
     embedding, prototypes, labels = example(torch.float32, batch=6)
     gallery_embedding = example(torch.float32, seed=5, batch=6)[0]
-    config = LossConfig(influence=InfluenceConfig(), softmax=SoftmaxConfig(), alignment=AlignmentConfig())
+    config = LossConfig(
+        influence=InfluenceConfig(), softmax=SoftmaxConfig(), alignment=AlignmentConfig(), centroid=CentroidConfig()
+    )
     loss = CompatibilityLoss(config, num_classes=7, dim=4, gallery_prototypes=prototypes)
-    _, terms = loss(embedding, labels[:4], gallery_embedding)
+    labels[4:] = torch.tensor([-3, -3])
+    _, terms = loss(embedding, labels, gallery_embedding)
     _, classed = loss(embedding[:4], labels[:4], gallery_embedding[:4])
     assert float(terms["influence"]) == pytest.approx(float(classed["influence"]), rel=1e-6)
     assert float(terms["softmax"].detach()) == pytest.approx(float(classed["softmax"].detach()), rel=1e-6)
     assert float(terms["alignment"]) == pytest.approx(float(alignment_loss(embedding, gallery_embedding)), rel=1e-6)
+    centroid = float(centroid_loss(embedding, gallery_embedding, labels))
+    assert float(terms["centroid"]) == pytest.approx(centroid, rel=1e-6)
 
 
 def test_own_prototypes_depend_on_the_seed_alone():
@@ -135,10 +177,12 @@ def test_influence_without_prototypes_is_refused():
         CompatibilityLoss(LossConfig(influence=InfluenceConfig()), num_classes=3, dim=4)
 
 
-def test_alignment_without_a_gallery_model_is_refused():
-    loss = CompatibilityLoss(LossConfig(alignment=AlignmentConfig()), num_classes=3, dim=4)
+@pytest.mark.parametrize("term", [{"alignment": AlignmentConfig()}, {"centroid": CentroidConfig()}])
+def test_alignment_and_centroid_without_a_gallery_model_are_refused(term):
+    loss = CompatibilityLoss(LossConfig(**term), num_classes=3, dim=4)
+    assert loss.needs_gallery
     embedding, _, labels = example(torch.float32)
-    with pytest.raises(ConfigError, match="needs a gallery model"):
+    with pytest.raises(ConfigError, match="need a gallery model"):
         loss(embedding, labels % 3)
 
 

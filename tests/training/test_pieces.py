@@ -81,11 +81,14 @@ def test_translation_scale_brightness_contrast_and_noise_do_what_they_say():
     assert ratio.std() > 0.05
 
 
+EACH_ITS_OWN = torch.arange(400)  # no two pictures of one class
+
+
 def test_stranger_views_are_other_poses_and_cuts_of_two_and_depend_on_the_step():
     picture = torch.arange(64.0).reshape(1, 1, 8, 8).expand(400, 1, 8, 8)
     turned = [torch.rot90(picture[0], k, (1, 2)) for k in range(4)]
     poses = torch.stack([pose for t in turned for pose in (t, t.flip(2))])  # pose 0 is the picture as it was
-    views = stranger_views(picture, seed=1, step=5)
+    views = stranger_views(picture, EACH_ITS_OWN, seed=1, step=5)
     whole = torch.tensor([any(torch.equal(view, pose) for pose in poses[1:]) for view in views])
     assert not any(torch.equal(view, poses[0]) for view in views)
     assert {next(i for i, pose in enumerate(poses) if torch.equal(v, pose)) for v in views[whole]} == set(range(1, 8))
@@ -98,8 +101,44 @@ def test_stranger_views_are_other_poses_and_cuts_of_two_and_depend_on_the_step()
             any(torch.equal(a, p) for p in firsts) and any(torch.equal(b, p) for p in seconds)
             for a, firsts, b, seconds in upright + level
         )
-    assert torch.equal(views, stranger_views(picture, seed=1, step=5))
-    assert not torch.equal(views, stranger_views(picture, seed=1, step=6))
+    assert torch.equal(views, stranger_views(picture, EACH_ITS_OWN, seed=1, step=5))
+    assert not torch.equal(views, stranger_views(picture, EACH_ITS_OWN, seed=1, step=6))
+
+
+def test_stranger_views_turn_and_cut_all_pictures_of_a_class_alike():
+    labels = torch.arange(40).repeat_interleave(3)[torch.randperm(120, generator=torch.Generator().manual_seed(0))]
+    # Each picture holds its class in every pixel and a gradient in place of a drawing.
+    picture = labels[:, None, None, None] * 100 + torch.arange(64.0).reshape(1, 1, 8, 8).expand(120, 1, 8, 8)
+    views = stranger_views(picture, labels, seed=1, step=5)
+    partners = set()
+    for label in range(40):
+        own = views[labels == label]
+        assert torch.equal(own, own[:1].expand_as(own))
+        classes = set((own[0] // 100).unique().tolist())
+        assert label in classes
+        assert len(classes) <= 2
+        partners |= classes - {label}
+    assert len(partners) > 10
+
+
+def test_cuts_take_different_pictures_of_the_other_class():
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    picture = torch.arange(5.0)[:, None, None, None].expand(5, 1, 8, 8)
+    found = {}
+    for step in range(40):
+        views = stranger_views(picture, labels, seed=2, step=step)
+        for own, view in enumerate(views):
+            found.setdefault(own, set()).update(view.unique().int().tolist())
+    assert found == {0: {0, 3}, 1: {1, 4}, 2: {2, 3}, 3: {3, 0}, 4: {4, 1}}
+
+
+def test_elastic_bends_smoothly_by_the_stated_amount_and_differently_for_each_picture():
+    ramp = torch.linspace(0, 31, 32).expand(300, 1, 32, 32).contiguous()  # a pixel's value is its column
+    bent = augment(ramp, AugmentConfig(elastic=0.03), seed=0, step=0)
+    shift = (bent - ramp)[:, 0, 6:26, 6:26]
+    assert 0.5 * 0.03 * 32 < shift.std() < 1.1 * 0.03 * 32  # between control points the bending is weaker
+    assert shift.diff(dim=1).abs().mean() < 0.25
+    assert shift.mean((1, 2)).std() > 0.1
 
 
 LINE = {"epoch": 0, "lr": 0.1, "images_per_s": 1.0, "loss": {}}

@@ -145,7 +145,46 @@ def test_stranger_views_reach_only_trainees_that_align(pictures, tmp_path, monke
 
     monkeypatch.setattr(loop, "train_step", watching)
     train_run(config, tmp_path / "run", progress=SilentProgress())
-    assert seen == {"small": {32}, "alone": {16}, "labels": {16}}
+    assert seen == {"small": {32}, "alone": {16}, "labels": {32}}
+
+
+def test_views_that_come_round_again_are_embedded_once_and_resume_to_the_same_bits(pictures, tmp_path, monkeypatch):
+    options = ("epochs=5", "view_epochs=2", "stranger_views=true", "sampler.kind=pk", "sampler.images_per_class=4")
+    config = toy_config(pictures, tuple(f"student_training.{option}" for option in options))
+    shown, embedded = [], []
+    real_step = loop.train_step
+
+    class Counting(loop.GalleryMemory):
+        def __init__(self, gallery, views):
+            gallery.register_forward_hook(lambda *_: embedded.append(1))
+            super().__init__(gallery, views)
+
+    def watching(trainees, gallery, image, labels, **options):
+        if gallery is not None:
+            shown.append((image.clone(), labels.clone()))
+        return real_step(trainees, gallery, image, labels, **options)
+
+    monkeypatch.setattr(loop, "train_step", watching)
+    monkeypatch.setattr(loop, "GalleryMemory", Counting)
+    train_run(config, tmp_path / "whole", progress=SilentProgress())
+    steps = 96 // 16
+    assert len(shown) == 5 * steps
+    assert len(embedded) == 2 * steps
+    for step, (image, labels) in enumerate(shown):
+        assert torch.equal(image, shown[step % (2 * steps)][0])
+        assert torch.equal(labels, shown[step % (2 * steps)][1])
+    assert not torch.equal(shown[0][0], shown[steps][0])
+    monkeypatch.undo()
+    with pytest.raises(Killed):
+        train_run(config, tmp_path / "cut", progress=StopAt(9))
+    train_run(config, tmp_path / "cut", progress=SilentProgress())
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("key", ["stranger_views=true", "view_epochs=2"])
+def test_what_needs_a_gallery_model_is_refused_for_the_gallery_model(pictures, key):
+    with pytest.raises(ConfigError, match="are for student_training"):
+        toy_config(pictures, (f"gallery.train.{key}",))
 
 
 def test_a_finished_run_is_left_alone(pictures, finished):
