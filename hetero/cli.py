@@ -5,19 +5,26 @@ Exit codes: 0 done, 1 a check failed, 2 bad usage or input, 130 interrupted.
 
 from __future__ import annotations
 
-import functools
-import json as json_module
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hetero.errors import ConfigError, HeteroError
+from hetero.console import (
+    CheckFailedError,
+    Command,
+    list_skipped,
+    print_json,
+    reporting_errors,
+    require,
+    stderr,
+    stdout,
+)
+from hetero.errors import ConfigError
 
 app = typer.Typer(
     help="Visual search across devices: one large gallery model, small query models, one embedding space.",
@@ -26,7 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-Command = TypeVar("Command", bound=Callable[..., None])
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a config key: key.path=value.")]
@@ -34,34 +40,9 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: 
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and list them.")]
 
 
-class CheckFailedError(Exception):
-    """Everything ran, but something measured is not as it must be: exit code 1."""
-
-
 def command(function: Command) -> Command:
-    """Register a command whose errors become one clear line (or one JSON document) and an exit code."""
-
-    @functools.wraps(function)
-    def reported(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-        except CheckFailedError as failure:
-            _stderr().print(f"failed: {failure}", style="bold red", markup=False)
-            raise typer.Exit(1) from None
-        except HeteroError as error:
-            if kwargs.get("json"):
-                content = {"type": type(error).__name__, "message": str(error), "what": error.what, "fix": error.fix}
-                _print_json({"error": content})
-            _stderr().print(f"error: {error}", style="bold red", markup=False)
-            raise typer.Exit(2) from None
-        except OSError as error:  # what no room foresaw, e.g. a disk that returns errors
-            _stderr().print(f"error: {error}", style="bold red", markup=False)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            _stderr().print("interrupted; what was saved is intact")
-            raise typer.Exit(130) from None
-
-    app.command()(reported)
+    """Register a command."""
+    app.command()(reporting_errors(function))
     return function
 
 
@@ -95,7 +76,7 @@ def demo(
     from hetero.workflows.source import open_source
     from hetero.workflows.train import train_run
 
-    say = _stderr().print
+    say = stderr().print
     text = files("hetero").joinpath("demo.yaml").read_text(encoding="utf-8")
     config = parse_config(text, set_ or [], source="the demo config")
     student = next((s.name for s in config.students if s.role == "compatible"), None)
@@ -118,16 +99,16 @@ def demo(
     save_sheet(query, matches[1:], out / "query.png")  # the first match is the query's own picture
     _write_report(report, out)
     if json:
-        _print_json(report.model_dump(mode="json", by_alias=True))
+        print_json(report.model_dump(mode="json", by_alias=True))
     else:
         _print_report(report)
         lines = [out / "report.html", bundle.path, out / "gallery-index", out / "query.png"]
-        _stdout().print("report, bundle, gallery, query picture: " + ", ".join(map(str, lines)), soft_wrap=True)
+        stdout().print("report, bundle, gallery, query picture: " + ", ".join(map(str, lines)), soft_wrap=True)
     if not verified.passed:
         raise CheckFailedError(f"{bundle.path} does not verify")
-    _require(report)
+    require(report)
     if not json:
-        _stdout().print(f"all {len(report.checks)} checks passed")
+        stdout().print(f"all {len(report.checks)} checks passed")
 
 
 @command
@@ -149,7 +130,7 @@ def train(
     loaded = load_config(config, set_ or [])
     trained = train_run(loaded, out or Path("runs") / loaded.name, progress=stderr_progress(), threads=threads)
     if json:
-        _print_json(
+        print_json(
             {
                 "run": str(trained.run),
                 "space_id": trained.space_id,
@@ -158,7 +139,7 @@ def train(
             }
         )
     else:
-        _stdout().print(f"trained into {trained.run}, space {trained.space_id}; next: hetero compat {trained.run}")
+        stdout().print(f"trained into {trained.run}, space {trained.space_id}; next: hetero compat {trained.run}")
 
 
 @command
@@ -185,18 +166,18 @@ def compat(
         split=split,
         overrides=set_ or [],
         embedders={name: _bundle_embedder(path, threads or 2) for name, path in map(_named_bundle, bundle or [])},
-        say=_stderr().print,
+        say=stderr().print,
     )
     changed = bool(split or bundle or set_)
     if out is not None or not changed:
         _write_report(report, out or run)
     else:
-        _stderr().print("other than the run's own evaluation: no report written; --out FOLDER writes one")
+        stderr().print("other than the run's own evaluation: no report written; --out FOLDER writes one")
     if json:
-        _print_json(report.model_dump(mode="json", by_alias=True))
+        print_json(report.model_dump(mode="json", by_alias=True))
     else:
         _print_report(report)
-    _require(report)
+    require(report)
 
 
 @command
@@ -219,10 +200,10 @@ def index(
     dataset = open_source(source, skip_bad=skip_bad)
     record, skipped = index_pictures(model, dataset, out, split=split, device=device, skip_bad=skip_bad)
     if json:
-        _print_json({"gallery": str(out), "skipped": list(skipped), **record.model_dump(mode="json")})
+        print_json({"gallery": str(out), "skipped": list(skipped), **record.model_dump(mode="json")})
     else:
-        _stdout().print(f"{record.count} vectors of space {record.space_id} in {out}")
-        _list_skipped(skipped)
+        stdout().print(f"{record.count} vectors of space {record.space_id} in {out}")
+        list_skipped(skipped)
 
 
 @command
@@ -257,18 +238,16 @@ def query(
             for path, matches in zip(queries.paths, found, strict=True)
         ]
         shown = str(sheet) if found else None
-        _print_json(
-            {"space_id": queries.space_id, "results": results, "skipped": list(queries.skipped), "sheet": shown}
-        )
+        print_json({"space_id": queries.space_id, "results": results, "skipped": list(queries.skipped), "sheet": shown})
         return
     for path, matches in zip(queries.paths, found, strict=True):
         table = Table("score", "class", "path", title=escape(str(path)), title_justify="left")
         for match in matches:
             table.add_row(f"{match.similarity:.3f}", escape(match.class_name), escape(match.path))
-        _stdout().print(table)
+        stdout().print(table)
     if found:
-        _stdout().print(f"picture: {sheet}")
-    _list_skipped(queries.skipped)
+        stdout().print(f"picture: {sheet}")
+    list_skipped(queries.skipped)
 
 
 @command
@@ -289,13 +268,13 @@ def export(
     bundle = exporters.export(checkpoint, target, golden_images=golden or None, licence=licence)
     manifest = bundle.manifest.model_dump(mode="json")
     if json:
-        _print_json({"bundle": str(bundle.path), "manifest": manifest})
+        print_json({"bundle": str(bundle.path), "manifest": manifest})
         return
     table = Table("file", "size", "max abs", "min cosine", title=escape(str(bundle.path)), title_justify="left")
     for file in bundle.manifest.files:
         parity = file.parity
         table.add_row(file.path, f"{file.size_bytes:,} B", f"{parity.max_abs:.1e}", f"{parity.min_cosine:.7f}")
-    _stdout().print(table)
+    stdout().print(table)
 
 
 @command
@@ -317,12 +296,12 @@ def verify(
     expected = open_gallery(gallery).record.space_id if gallery is not None else space
     report = exporters.verify(bundle, expected_space=expected)
     if json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
         table = Table("check", "result", "detail", title=escape(str(bundle)), title_justify="left")
         for check in report.checks:
             table.add_row(check.name, "passed" if check.passed else "FAILED", escape(check.detail))
-        _stdout().print(table)
+        stdout().print(table)
     if not report.passed:
         raise CheckFailedError(f"{bundle} does not verify")
 
@@ -343,12 +322,12 @@ def report(
     loaded = load_report(run)
     _write_report(loaded, run if run.is_dir() else run.parent)
     if json:
-        _print_json(loaded.model_dump(mode="json", by_alias=True))
+        print_json(loaded.model_dump(mode="json", by_alias=True))
     elif markdown:
         sys.stdout.write(render_markdown(loaded))
     else:
         _print_report(loaded)
-        _stdout().print(f"page: {(run if run.is_dir() else run.parent) / 'report.html'}")
+        stdout().print(f"page: {(run if run.is_dir() else run.parent) / 'report.html'}")
 
 
 @command
@@ -380,17 +359,17 @@ def data(
     if save_images is not None:
         content["manifest"] = str(save_pictures(dataset, save_images, split=split))
     if json:
-        _print_json(content)
+        print_json(content)
         return
     table = Table("split", "images", "classes", title=escape(dataset.name), title_justify="left")
     for name, counts in content["splits"].items():
         table.add_row(name, f"{counts['images']:,}", f"{counts['classes']:,}")
     table.add_row("all", f"{content['images']:,}", f"{content['classes']:,}")
-    _stdout().print(table)
+    stdout().print(table)
     for key in ("pixels", "roles", "groups", "sheet", "manifest"):
         if content.get(key):
-            _stdout().print(f"{key}: {content[key]}", markup=False)
-    _list_skipped(content["skipped"])
+            stdout().print(f"{key}: {content[key]}", markup=False)
+    list_skipped(content["skipped"])
 
 
 def _any_split(dataset: Any) -> str:
@@ -444,13 +423,7 @@ def _write_report(report: Any, folder: Path) -> None:
 def _print_report(report: Any) -> None:
     from hetero.report.build import render_terminal
 
-    _stdout().print(render_terminal(report))
-
-
-def _require(report: Any) -> None:
-    bad = [f"{check.name}: got {check.value}, expected {check.expected}" for check in report.checks if not check.passed]
-    if bad:
-        raise CheckFailedError("; ".join(bad))
+    stdout().print(render_terminal(report))
 
 
 def _set_threads(threads: int | None) -> None:
@@ -458,26 +431,6 @@ def _set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def _list_skipped(lines: Any) -> None:
-    if lines:
-        _stdout().print(f"left out {len(lines)} unreadable images:")
-        for line in lines:
-            _stdout().print(f"  {line}", soft_wrap=True, markup=False)
-
-
-def _stdout() -> Console:
-    """A file or a pipe has no width of its own: 120 columns show every table whole."""
-    return Console(width=None if sys.stdout.isatty() else 120)
-
-
-def _stderr() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def _print_json(content: object) -> None:
-    sys.stdout.write(json_module.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hetero.data.open import DataConfig
 from hetero.errors import ConfigError
-from hetero.models.arch import ArchSpec, require_same_family, validation_lines
+from hetero.models.arch import ArchSpec, require_same_family
 from hetero.preprocess import PreprocessSpec
+from hetero.record import validation_lines
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 

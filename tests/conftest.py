@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,3 +21,13 @@ def hetero_data() -> Path:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[[str], ModuleType]:
+    """Imports an optional package by name or skips the test without it; required where ``CI`` is set."""
+
+    def imported(name: str) -> ModuleType:
+        return importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
+
+    return imported

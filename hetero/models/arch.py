@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hetero.errors import ConfigError
+from hetero.record import validation_lines
 
 MAX_WIDTH, MAX_DEPTH = 4096, 64  # beyond these a typo is likelier than a plan
 
@@ -131,11 +132,3 @@ def require_same_family(student: ArchSpec, gallery: ArchSpec, *, name: str) -> N
             expected=", ".join(f"{key} {other[key]}" for key in differing),
             fix="give both the same value; width, depth, kernel, expansion and squeeze_excite may differ",
         )
-
-
-def validation_lines(error: ValidationError) -> str:
-    """A pydantic error as one line: ``stages.0.width: Input should be …; …``."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors()
-    )

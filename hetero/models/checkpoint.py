@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hetero import atomic
 from hetero.errors import CheckpointError
-from hetero.models.arch import ArchSpec, validation_lines
+from hetero.models.arch import ArchSpec
 from hetero.models.network import EmbeddingNetwork
 from hetero.preprocess import PreprocessSpec
+from hetero.record import read_record
 from hetero.space import EmbeddingSpace, space_id, weights_digest
 
 CHECKPOINT_SCHEMA: Final = 1
@@ -118,28 +118,18 @@ def read_card(path: Path | str) -> ModelCard:
     path = Path(path)
     atomic.recover(path)
     file = path / "model.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(
-            f"{path} is no checkpoint",
-            expected="a directory with model.json and model.safetensors",
-            fix="name a checkpoint such as runs/NAME/gallery or runs/NAME/students/STUDENT",
-        ) from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged", got=error, fix="restore it from a copy") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != CHECKPOINT_SCHEMA:
-        raise CheckpointError(
-            f"{file} is of another version",
-            got=f"schema_version {version!r}",
-            expected=CHECKPOINT_SCHEMA,
-            fix="use the hetero release that wrote it, or train again",
-        )
-    try:
-        card = ModelCard.model_validate(content)
-    except ValidationError as error:
-        raise CheckpointError(f"{file} does not fit its schema", got=validation_lines(error)) from error
+    absent = CheckpointError(
+        f"{path} is no checkpoint",
+        expected="a directory with model.json and model.safetensors",
+        fix="name a checkpoint such as runs/NAME/gallery or runs/NAME/students/STUDENT",
+    )
+    card = read_record(
+        file,
+        ModelCard,
+        schema=CHECKPOINT_SCHEMA,
+        absent=absent,
+        instead="use the hetero release that wrote it, or train again",
+    )
     _require_own_space(card, file)
     return card
 

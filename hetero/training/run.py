@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +19,13 @@ from typing import Any, Final, Literal
 
 import filelock
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 import hetero
 from hetero import atomic
 from hetero.config import RunConfig
 from hetero.errors import CheckpointError, ConfigError, DataError, StorageError
-from hetero.models.arch import validation_lines
+from hetero.record import read_record
 
 RUN_SCHEMA: Final = 1
 
@@ -91,27 +90,15 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         CheckpointError: no run directory, damaged, or of another version.
     """
-    file = path / "run.json"
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(
+    return read_record(
+        path / "run.json",
+        RunRecord,
+        schema=RUN_SCHEMA,
+        absent=CheckpointError(
             f"{path} is no run directory", expected="a directory with run.json", fix="run hetero train first"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged", got=error, fix="restore it from a copy") from error
-    version = record.get("schema_version") if isinstance(record, dict) else None
-    if version != RUN_SCHEMA:
-        raise CheckpointError(
-            f"{path} was written by another version of hetero",
-            got=f"schema_version {version!r}",
-            expected=RUN_SCHEMA,
-            fix="use that version, or start in another directory with --out; nothing was changed",
-        )
-    try:
-        return RunRecord.model_validate(record)
-    except ValidationError as error:
-        raise CheckpointError(f"{file} does not fit its schema", got=validation_lines(error)) from error
+        ),
+        instead="use that version, or start in another directory with --out; nothing was changed",
+    )
 
 
 def run_config(path: Path) -> RunConfig:

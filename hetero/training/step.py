@@ -34,8 +34,8 @@ def train_step(
     Args:
         labels: the class of each picture; strangers have none but :func:`stranger_labels`, and come last. Only
             trainees that align to the gallery model see those.
-        gallery: the frozen gallery model in evaluation mode, or its memory; its forward runs once however many trainees there are,
-            and not at all where no trainee's loss needs it.
+        gallery: the frozen gallery model in evaluation mode, or its memory; its forward runs once however many
+            trainees there are, and not at all where no trainee's loss needs it.
         autocast: dtype of mixed precision on a GPU, None for full precision.
     """
     with torch.autocast(image.device.type, dtype=autocast, enabled=autocast is not None):

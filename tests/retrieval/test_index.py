@@ -25,9 +25,9 @@ def unit(rng, *shape):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["spread", "duplicates", "constant", "tiny"])
-def test_every_backend_returns_the_bits_of_the_oracle(backend, kind):
+def test_every_backend_returns_the_bits_of_the_oracle(backend, kind, needs):
     if backend != "numpy":
-        pytest.importorskip(backend)
+        needs(backend)
     rng = np.random.default_rng(0)
     vectors = {
         "spread": lambda: unit(rng, 900, 16),
@@ -45,8 +45,8 @@ def test_every_backend_returns_the_bits_of_the_oracle(backend, kind):
     assert not (found[1] == exclude[:, None]).any()
 
 
-def test_faiss_searches_in_parts_give_the_same(monkeypatch):
-    pytest.importorskip("faiss")
+def test_faiss_searches_in_parts_give_the_same(monkeypatch, needs):
+    needs("faiss")
     vectors = unit(np.random.default_rng(1), 100, 8)
     monkeypatch.setattr(module, "_FAISS_ROWS", 7)
     _, rows = Index(vectors, space_id=SPACE, backend="faiss").search(vectors, 1, space_id=SPACE)
@@ -54,9 +54,9 @@ def test_faiss_searches_in_parts_give_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_another_space_is_refused_at_equal_dimension_naming_both(backend):
+def test_another_space_is_refused_at_equal_dimension_naming_both(backend, needs):
     if backend != "numpy":
-        pytest.importorskip(backend)
+        needs(backend)
     vectors = unit(np.random.default_rng(2), 10, 4)
     index = Index(vectors, space_id=SPACE, name="gallery 'shop'", backend=backend)
     index.search(vectors, 1, space_id=SPACE)
@@ -67,9 +67,9 @@ def test_another_space_is_refused_at_equal_dimension_naming_both(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_unusable_queries_are_refused(backend):
+def test_unusable_queries_are_refused(backend, needs):
     if backend != "numpy":
-        pytest.importorskip(backend)
+        needs(backend)
     rng = np.random.default_rng(3)
     index = Index(unit(rng, 10, 4), space_id=SPACE, backend=backend)
     with pytest.raises(RetrievalError, match="photos have another dimension; got dimension 5"):

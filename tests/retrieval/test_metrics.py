@@ -159,11 +159,11 @@ def test_duplicates_tie_wherever_they_stand_in_a_large_gallery():
 
 @pytest.mark.parametrize(("seed", "n", "classes", "dim"), [(0, 60, 5, 8), (1, 150, 30, 16), (2, 200, 3, 32)])
 @pytest.mark.parametrize("together", [True, False])
-def test_agrees_with_pytorch_metric_learning(seed, n, classes, dim, together):
-    torch = pytest.importorskip("torch")
-    calculator_module = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
-    inference = pytest.importorskip("pytorch_metric_learning.utils.inference")
-    distances = pytest.importorskip("pytorch_metric_learning.distances")
+def test_agrees_with_pytorch_metric_learning(seed, n, classes, dim, together, needs):
+    torch = needs("torch")
+    calculator_module = needs("pytorch_metric_learning.utils.accuracy_calculator")
+    inference = needs("pytorch_metric_learning.utils.inference")
+    distances = needs("pytorch_metric_learning.distances")
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % classes)
     other_labels = rng.permutation(np.arange(n + 13) % classes)
