@@ -211,6 +211,8 @@ def _open_regular(root: Path, name: str) -> int:
     try:
         descriptor = os.open(root / name, flags)
     except FileNotFoundError:
+        if name == MANIFEST and (root / "model.json").is_file():
+            raise BundleError(f"{root} is a checkpoint, not a bundle", fix="make one with hetero export") from None
         raise BundleError(f"{root / name} is missing", fix=COPY_AGAIN) from None
     except OSError as error:  # ELOOP for a link, EACCES, ENOTDIR, ENXIO for a socket
         raise BundleError(

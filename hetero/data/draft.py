@@ -102,10 +102,10 @@ def _small_class_error(draft: Draft, counts: np.ndarray, small: np.ndarray, mini
     what = f"class {name!r} of dataset {draft.name!r}" + (f" ({where})" if where else "")
     what += " has no image" if counts[first] == 0 else f" has {'one image' if counts[first] == 1 else 'few images'}"
     if others:
-        what += f", and so have too few {', '.join(others)}" + (f" and {more} more" if more else "")
+        what += f"; too few, too: {', '.join(others)}" + (f" and {more} more" if more else "")
     return DataError(
         what,
-        got=f"{counts[first]} images",
+        got="1 image" if counts[first] == 1 else f"{counts[first]} images",
         expected=f"at least {minimum}: an image alone in its class has nothing to match",
         fix="add images, or leave such classes out with drop_small_classes: true",
     )

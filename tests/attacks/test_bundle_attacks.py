@@ -132,6 +132,12 @@ def test_open_bundle_raises_when_one_byte_is_flipped(bundle: Path, name: str) ->
     open_bundle(bundle)
 
 
+def test_a_checkpoint_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(BundleError, match="is a checkpoint, not a bundle; fix: make one with hetero export"):
+        open_bundle(tmp_path)
+
+
 @pytest.mark.parametrize("name", [MANIFEST, SEAL, *CONTENTS])
 def test_open_bundle_raises_when_a_file_is_missing(bundle: Path, name: str) -> None:
     (bundle / name).unlink()

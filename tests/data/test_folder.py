@@ -93,7 +93,7 @@ def test_empty_class_folder_is_refused_by_its_path(make_folder: MakeFolder) -> N
 
 def test_class_with_one_image_is_refused_by_name(make_folder: MakeFolder) -> None:
     root = make_folder({"cat": 2, "dog": 1, "emu": 1})
-    with pytest.raises(DataError, match=r"class 'dog' .* has one image, and so have too few 'emu'.*drop_small_classes"):
+    with pytest.raises(DataError, match=r"class 'dog' .* has one image; too few, too: 'emu'.*drop_small_classes"):
         read_folder(FolderConfig(path=root))
 
 

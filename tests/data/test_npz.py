@@ -81,7 +81,7 @@ def test_without_classes_label_values_are_the_names(file: Path) -> None:
 def test_dropping_small_classes_moves_labels_splits_and_groups(file: Path) -> None:
     labels = np.array([0, 0, 1, 3, 3, 3, 4, 4])  # b has one image, c none
     path = write(file, labels=labels, classes=np.array(list("abcde")))
-    with pytest.raises(DataError, match=r"class 'b' .* has one image, and so have too few 'c'"):
+    with pytest.raises(DataError, match=r"class 'b' .* has one image; too few, too: 'c'"):
         read_npz(NpzConfig(path=path))
     found = read_npz(NpzConfig(path=path, drop_small_classes=True, groups_key="drawer"))
     assert found.class_names == ("a", "d", "e")
