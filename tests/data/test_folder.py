@@ -99,7 +99,7 @@ def test_class_with_one_image_is_refused_by_name(make_folder: MakeFolder) -> Non
 
 def test_many_small_classes_are_not_all_listed(make_folder: MakeFolder) -> None:
     root = make_folder({"cat": 3, **{f"x{i}": 2 for i in range(8)}})
-    with pytest.raises(DataError, match=r"has few images, .* and 2 more; got 2 images; expected at least 3"):
+    with pytest.raises(DataError, match=r"has few images; .* and 2 more; got 2 images; expected at least 3"):
         read_folder(FolderConfig(path=root, min_images_per_class=3))
 
 
