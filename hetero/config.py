@@ -122,6 +122,8 @@ class TrainConfig(_Record):
         view_epochs: students see newly augmented views for this many epochs, then the same ones again and again, and
             the gallery model embeds each view once: where its forward is what costs, the students learn longer. Its
             embeddings stay in memory, 4 · dim bytes a view. Null: always new views.
+        turned_classes: share of the gallery model's pictures that are turned or mirrored, each pose of a class being a
+            class of its own, see :func:`hetero.training.augment.turned_classes`.
         save_every_steps: a state that survives ``kill -9`` is committed this often, and at the end of each epoch.
     """
 
@@ -140,6 +142,7 @@ class TrainConfig(_Record):
     mixed_precision: bool = True
     stranger_views: bool = False
     view_epochs: int | None = Field(default=None, ge=1)
+    turned_classes: float = Field(default=0.0, ge=0, le=1)
     tensorboard: bool = False
 
 
@@ -236,6 +239,14 @@ class RunConfig(_Record):
             raise ValueError("students: two have the same name")
         if self.students and self.student_training is None:
             raise ValueError("student_training is missing: the students need epochs, lr and so on")
+        if self.student_training is not None and self.student_training.turned_classes:
+            raise ValueError("student_training: turned_classes is for gallery.train; stranger_views is its like here")
+        for student in self.students:
+            if student.loss.centroid and self.student_training and self.student_training.sampler.kind != "pk":
+                raise ValueError(
+                    f"students.{student.name}.loss: centroid needs several pictures of a class in a batch: set "
+                    "student_training.sampler to {kind: pk, images_per_class: 4}"
+                )
         for student in self.students:
             try:
                 require_same_family(student.arch, arch, name=student.name)

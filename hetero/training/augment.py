@@ -11,6 +11,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from hetero.config import AugmentConfig
 
+POSES = 8  # of a square picture: four turns, each mirrored or not
 _BENDS = 4  # control points of the elastic change, per axis
 
 
@@ -62,6 +63,39 @@ def augment(
     return image.contiguous(memory_format=torch.channels_last)
 
 
+def turned_classes(
+    image: Float[Tensor, "b c s s"],
+    labels: Int[Tensor, " b"],
+    *,
+    share: float,
+    num_classes: int,
+    seed: int,
+    step: int,
+) -> tuple[Float[Tensor, "b c s s"], Int[Tensor, " b"]]:
+    """Turn or mirror a random ``share`` of the pictures, each pose of a class being a class of its own.
+
+    Pose ``p`` of class ``c`` has label ``p · num_classes + c``, pose 0 being the picture as it was: a model learns to
+    tell eight times the classes apart. Of a class that looks the same in two poses it is asked the impossible; the
+    margin softmax bears that.
+
+    Source: Vinyals et al., Matching networks, NeurIPS 2016 (turns as new classes).
+    """
+    generator = torch.Generator().manual_seed((((seed + 1) & 0xFFFFFFFF) << 31) ^ step)
+    chosen = torch.rand(len(image), generator=generator) < share
+    pose = torch.where(chosen, torch.randint(1, POSES, (len(image),), generator=generator), 0)
+    return _posed(image, pose), labels + num_classes * pose.to(labels.device)
+
+
+def _posed(image: Tensor, pose: Tensor) -> Tensor:
+    """Each picture turned by ``pose mod 4`` quarter turns and, from pose 4 on, mirrored."""
+    posed = image.clone()
+    for kind in range(1, POSES):
+        chosen = pose == kind
+        turned = torch.rot90(image[chosen], kind % 4, (2, 3))
+        posed[chosen] = turned.flip(3) if kind >= POSES // 2 else turned
+    return posed
+
+
 def stranger_views(
     image: Float[Tensor, "b c s s"], labels: Int[Tensor, " b"], *, seed: int, step: int
 ) -> Float[Tensor, "b c s s"]:
@@ -81,12 +115,7 @@ def stranger_views(
     side = image.shape[3]
     _, row, count = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
     classes = len(count)
-    which = torch.randint(1, 8, (classes,), generator=generator)[row]
-    views = torch.empty_like(image)
-    for kind in range(1, 8):
-        chosen = which == kind
-        turned = torch.rot90(image[chosen], kind % 4, (2, 3))
-        views[chosen] = turned.flip(3) if kind >= 4 else turned
+    views = _posed(image, torch.randint(1, POSES, (classes,), generator=generator)[row])
     cut = torch.rand(classes, generator=generator) < 0.5
     upright = torch.rand(classes, generator=generator) < 0.5
     line = side * (0.25 + 0.5 * torch.rand(classes, generator=generator))

@@ -18,6 +18,7 @@ from hetero.errors import DataError
 from hetero.logs import Progress
 from hetero.models.checkpoint import LoadedModel, ModelCard, load_model, network_digest, save_model
 from hetero.space import define_space
+from hetero.training.augment import POSES
 from hetero.training.loop import Phase, run_phase
 from hetero.training.trainee import Trainee
 
@@ -55,7 +56,7 @@ def train_gallery(
         config.gallery.arch,
         config.gallery.loss,
         train,
-        num_classes=len(loader.classes),
+        num_classes=len(loader.classes) * (POSES if train.turned_classes else 1),
         gallery_prototypes=None,
         seed=config.seed,
         device=device,
@@ -79,7 +80,7 @@ def train_gallery(
         classes=class_names(dataset, loader.classes),
         provenance={"config_sha256": config.digest(), "dataset": dataset.name, "epochs": train.epochs},
     )
-    save_model(path, network, card, normalize(trainee.loss.prototypes))
+    save_model(path, network, card, normalize(trainee.loss.prototypes[: len(loader.classes)]))
     return load_model(path)
 
 

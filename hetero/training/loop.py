@@ -18,7 +18,7 @@ from hetero.journal import Journal
 from hetero.logs import Progress
 from hetero.models.embed import colour_normalise
 from hetero.preprocess import PreprocessSpec
-from hetero.training.augment import augment, stranger_views
+from hetero.training.augment import augment, stranger_views, turned_classes
 from hetero.training.device import autocast_dtype
 from hetero.training.memory import GalleryMemory
 from hetero.training.resume import State, commit_state, latest_state
@@ -152,6 +152,15 @@ def _prepared(batch: Batch, phase: Phase) -> tuple[torch.Tensor, torch.Tensor]:
     labels = torch.from_numpy(batch.labels).to(phase.device)
     view = batch.step if phase.views is None else batch.step % phase.views
     image = augment(image, phase.train.augment, seed=phase.seed, step=view)
+    if phase.train.turned_classes:
+        image, labels = turned_classes(
+            image,
+            labels,
+            share=phase.train.turned_classes,
+            num_classes=len(phase.loader.classes),
+            seed=phase.seed,
+            step=view,
+        )
     if phase.train.stranger_views and phase.gallery is not None:
         image = torch.cat([image, stranger_views(image, labels, seed=phase.seed, step=view)])
         labels = torch.cat([labels, stranger_labels(labels)])

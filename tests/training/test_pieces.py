@@ -12,7 +12,7 @@ import torch
 from hetero.config import AugmentConfig
 from hetero.errors import CheckpointError, ConfigError
 from hetero.journal import Journal, read_journal
-from hetero.training.augment import augment, stranger_views
+from hetero.training.augment import POSES, augment, stranger_views, turned_classes
 from hetero.training.device import autocast_dtype, resolve_device
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.schedule import learning_rate
@@ -103,6 +103,25 @@ def test_stranger_views_are_other_poses_and_cuts_of_two_and_depend_on_the_step()
         )
     assert torch.equal(views, stranger_views(picture, EACH_ITS_OWN, seed=1, step=5))
     assert not torch.equal(views, stranger_views(picture, EACH_ITS_OWN, seed=1, step=6))
+
+
+def test_turned_classes_are_each_pose_under_a_label_of_its_own():
+    picture = torch.arange(64.0).reshape(1, 1, 8, 8).expand(2000, 1, 8, 8)
+    labels = torch.arange(2000) % 5
+    views, found = turned_classes(picture, labels, share=0.6, num_classes=5, seed=1, step=3)
+    assert torch.equal(found % 5, labels)
+    pose = found // 5
+    assert 0.55 < (pose > 0).float().mean() < 0.65
+    for kind in range(POSES):
+        turned = torch.rot90(picture[0], kind % 4, (1, 2))
+        expected = turned.flip(2) if kind >= 4 else turned
+        own = views[pose == kind]
+        assert len(own) > 100
+        assert torch.equal(own, expected.expand_as(own))
+    again = turned_classes(picture, labels, share=0.6, num_classes=5, seed=1, step=3)
+    assert torch.equal(views, again[0])
+    assert torch.equal(found, again[1])
+    assert not torch.equal(found, turned_classes(picture, labels, share=0.6, num_classes=5, seed=1, step=4)[1])
 
 
 def test_stranger_views_turn_and_cut_all_pictures_of_a_class_alike():

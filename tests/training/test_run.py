@@ -181,6 +181,31 @@ def test_views_that_come_round_again_are_embedded_once_and_resume_to_the_same_bi
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
+def test_turned_classes_are_trained_on_but_only_the_upright_ones_are_prototypes(pictures, finished, tmp_path):
+    config = toy_config(pictures, ("gallery.train.turned_classes=0.5",))
+    run = train_run(config, tmp_path / "run", progress=SilentProgress())
+    gallery = load_model(run.gallery)
+    assert gallery.prototypes is not None
+    assert gallery.prototypes.shape == (8, 16)
+    assert gallery.card.classes == load_model(finished.gallery).card.classes
+    first = next(line for line in read_journal(run.run / "metrics.jsonl") if line["phase"] == "gallery")
+    assert first["loss"]["gallery"]["softmax"] > np.log(
+        8 * 8
+    )  # nats of guessing among eight poses of eight classes, and the margin
+    with pytest.raises(Killed):
+        train_run(config, tmp_path / "cut", progress=StopAt(2))
+    train_run(config, tmp_path / "cut", progress=SilentProgress())
+    assert weights(tmp_path / "cut") == weights(run.run)
+
+
+def test_options_of_the_other_phase_and_a_centroid_without_pk_are_refused(pictures):
+    with pytest.raises(ConfigError, match="turned_classes is for gallery"):
+        toy_config(pictures, ("student_training.turned_classes=0.5",))
+    with pytest.raises(ConfigError, match=r"students.small.loss: centroid needs several pictures of a class"):
+        toy_config(pictures, ("students.0.loss.centroid={}",))
+    toy_config(pictures, ("students.0.loss.centroid={}", "student_training.sampler.kind=pk"))
+
+
 @pytest.mark.parametrize("key", ["stranger_views=true", "view_epochs=2"])
 def test_what_needs_a_gallery_model_is_refused_for_the_gallery_model(pictures, key):
     with pytest.raises(ConfigError, match="are for student_training"):
