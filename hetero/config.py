@@ -76,7 +76,7 @@ class AugmentConfig(_Record):
     Attributes:
         rotate_deg: degrees. log_scale: natural logarithm of the scale, per axis. shear: tangent.
         translate: fraction of the side. flip: probability of a left-right flip.
-        elastic: standard deviation of a smooth random bending, as a fraction of the side.
+        elastic: standard deviation of a smooth random bending at its control points, as a fraction of the side.
         brightness, noise: in units of the colour-normalised picture, 1 being one ``preprocess.std``.
         contrast: a factor of 1 ± this.
     """
@@ -121,7 +121,8 @@ class TrainConfig(_Record):
             see :func:`hetero.training.augment.stranger_views`.
         view_epochs: students see newly augmented views for this many epochs, then the same ones again and again, and
             the gallery model embeds each view once: where its forward is what costs, the students learn longer. Its
-            embeddings stay in memory, 4 · dim bytes a view. Null: always new views.
+            embeddings stay in the device's memory: 4 · dim bytes × images × view_epochs, twice that with
+            stranger_views. Controls see the repeated views, too. Null, or not fewer than epochs: always new views.
         turned_classes: share of the gallery model's pictures that are turned or mirrored, each pose of a class being a
             class of its own, see :func:`hetero.training.augment.turned_classes`.
         save_every_steps: a state that survives ``kill -9`` is committed this often, and at the end of each epoch.

@@ -15,9 +15,9 @@ def centroid_loss(
 
     Both sides are L2-normalised here. A student's error on one picture is split by its class in the batch: the part
     common to the class moves all its queries away from their matches in the gallery, and the rest averages out over
-    them. Alignment weighs both alike; this is the first part alone, so that their weighted sum spends a small model's
-    capacity on what a search between two models cannot forgive. A batch needs several pictures of each class (the PK
-    sampler), or this is alignment again. No gradient reaches the gallery embeddings.
+    them. Alignment weighs both alike; with K pictures of each class this is the first part and 1/K of the second, so
+    that their weighted sum spends a small model's capacity on what a search between two models cannot forgive. At
+    K = 1 it is alignment again. No gradient reaches the gallery embeddings.
 
     Args:
         groups: the class of each picture, any integers; equal means the same class.

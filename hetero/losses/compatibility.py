@@ -66,12 +66,12 @@ class CompatibilityLoss(nn.Module):
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The weighted total and each term before weighting.
 
-        Pictures of no training class have negative labels, equal within a class of strangers, and come last:
+        Pictures of no training class have negative labels, equal within a class of strangers:
         ``alignment`` and ``centroid`` alone look at those.
         """
         config, terms = self.config, {}
         known = labels[labels >= 0]
-        classed = embedding[: len(known)]
+        classed = embedding[labels >= 0]
         total = embedding.new_zeros(())
         if config.softmax is not None:
             terms["softmax"] = margin_softmax_loss(

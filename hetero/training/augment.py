@@ -24,7 +24,7 @@ def augment(
     has to be saved to resume a run exactly. Outside the picture the border pixel is repeated.
 
     Source of the elastic change: Simard et al., Best practices for convolutional neural networks, ICDAR 2003; here
-    a coarse grid of normal displacements, interpolated bicubically.
+    a coarse grid of normal displacements, interpolated bicubically, which leaves 0.8 of their standard deviation.
     """
     generator = torch.Generator().manual_seed(((seed & 0xFFFFFFFF) << 31) ^ step)
     count = len(image)
@@ -97,15 +97,18 @@ def _posed(image: Tensor, pose: Tensor) -> Tensor:
 
 
 def stranger_views(
-    image: Float[Tensor, "b c s s"], labels: Int[Tensor, " b"], *, seed: int, step: int
+    image: Float[Tensor, "b c s s"], groups: Int[Tensor, " b"], *, seed: int, step: int
 ) -> Float[Tensor, "b c s s"]:
-    """Pictures of nothing that was ever trained on: each class turned or mirrored, and half of them cut together.
+    """Pictures of nothing that was ever trained on: each group turned or mirrored, and half of them cut together.
 
-    All pictures of a class are turned by 90°, 180° or 270°, mirrored, or both, never left as they were, and all alike:
-    they are a class of strangers again. Then, with probability ½, what lies beyond a random straight line across them
-    is replaced by the same part of another such class. These have no training class, so only the terms that align to
-    the gallery model can use them: the student learns to agree with it on things that neither was trained to
-    classify, which is what retrieval of unseen classes asks of it.
+    All pictures of a group are turned by 90°, 180° or 270°, mirrored, or both, never left as they were, and all alike:
+    where the groups are the classes, they are classes of strangers again. Then, with probability ½, what lies beyond
+    a random straight line across them is replaced by the same part of another such group (rarely of itself). These
+    have no training class, so only the terms that align to the gallery model can use them: the student learns to
+    agree with it on things that neither was trained to classify, which is what retrieval of unseen classes asks of it.
+
+    Args:
+        groups: any integers; all different turn every picture by itself, the most variety there is.
 
     Source: matching the teacher's function far beyond the training pictures is from Beyer et al., Knowledge
     distillation: a good teacher is patient and consistent, CVPR 2022; the turns as new classes from Vinyals et al.,
@@ -113,7 +116,7 @@ def stranger_views(
     """
     generator = torch.Generator().manual_seed(((seed & 0xFFFFFFFF) << 31) ^ step)
     side = image.shape[3]
-    _, row, count = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
+    _, row, count = torch.unique(groups.cpu(), return_inverse=True, return_counts=True)
     classes = len(count)
     views = _posed(image, torch.randint(1, POSES, (classes,), generator=generator)[row])
     cut = torch.rand(classes, generator=generator) < 0.5

@@ -57,7 +57,8 @@ class Phase:
     @property
     def views(self) -> int | None:
         """Steps after which the same augmented pictures come round again, None where they never do."""
-        return None if self.train.view_epochs is None else self.train.view_epochs * self.loader.steps_per_epoch
+        epochs = self.train.view_epochs
+        return None if epochs is None or epochs >= self.train.epochs else epochs * self.loader.steps_per_epoch
 
 
 @dataclass
@@ -162,7 +163,9 @@ def _prepared(batch: Batch, phase: Phase) -> tuple[torch.Tensor, torch.Tensor]:
             step=view,
         )
     if phase.train.stranger_views and phase.gallery is not None:
-        image = torch.cat([image, stranger_views(image, labels, seed=phase.seed, step=view)])
+        by_class = any(trainee.loss.config.centroid is not None for trainee in phase.trainees)
+        groups = labels if by_class else torch.arange(len(labels))
+        image = torch.cat([image, stranger_views(image, groups, seed=phase.seed, step=view)])
         labels = torch.cat([labels, stranger_labels(labels)])
     return image, labels
 

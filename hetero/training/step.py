@@ -38,13 +38,13 @@ def train_step(
             trainees there are, and not at all where no trainee's loss needs it.
         autocast: dtype of mixed precision on a GPU, None for full precision.
     """
+    classed = int((labels >= 0).sum())
     with torch.autocast(image.device.type, dtype=autocast, enabled=autocast is not None):
         gallery_embedding = None
         if gallery is not None and any(trainee.loss.needs_gallery for trainee in trainees):
             with torch.no_grad():
                 gallery_embedding = gallery(image).float()
         terms: Terms = {}
-        classed = int((labels >= 0).sum())
         for trainee in trainees:
             aligns = trainee.loss.needs_gallery
             seen = len(image) if aligns else classed

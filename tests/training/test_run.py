@@ -150,7 +150,10 @@ def test_stranger_views_reach_only_trainees_that_align(pictures, tmp_path, monke
 
 def test_views_that_come_round_again_are_embedded_once_and_resume_to_the_same_bits(pictures, tmp_path, monkeypatch):
     options = ("epochs=5", "view_epochs=2", "stranger_views=true", "sampler.kind=pk", "sampler.images_per_class=4")
-    config = toy_config(pictures, tuple(f"student_training.{option}" for option in options))
+    config = toy_config(
+        pictures,
+        (*(f"student_training.{option}" for option in options), "students.0.loss.centroid={}"),
+    )
     shown, embedded = [], []
     real_step = loop.train_step
 
@@ -174,6 +177,8 @@ def test_views_that_come_round_again_are_embedded_once_and_resume_to_the_same_bi
         assert torch.equal(image, shown[step % (2 * steps)][0])
         assert torch.equal(labels, shown[step % (2 * steps)][1])
     assert not torch.equal(shown[0][0], shown[steps][0])
+    labels = shown[0][1]
+    assert torch.equal(labels[16:], -1 - labels[:16])  # the strangers made of a class are a class
     monkeypatch.undo()
     with pytest.raises(Killed):
         train_run(config, tmp_path / "cut", progress=StopAt(9))
