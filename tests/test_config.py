@@ -67,7 +67,7 @@ def test_the_digest_changes_with_any_value(tree):
         (["students.1.name=small"], "two have the same name"),
         (["students.0.arch.dim=8"], "student 'small' is not of the gallery model's family"),
         (["students.0.role=control"], "a control trains with the softmax term alone"),
-        (["students.1.role=compatible"], "needs influence or alignment"),
+        (["students.1.role=compatible"], "needs influence, alignment or centroid"),
         (["students.1.loss={}"], "at least one of softmax"),
         (["gallery.loss={alignment: {}}"], "trains with the softmax term alone"),
         (["student_training=null"], "student_training is missing"),
