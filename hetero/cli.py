@@ -6,13 +6,10 @@ Exit codes: 0 done, 1 a check failed, 2 bad usage or input, 130 interrupted.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from hetero.console import (
     CheckFailedError,
@@ -25,6 +22,7 @@ from hetero.console import (
     stdout,
 )
 from hetero.errors import ConfigError
+from hetero.tables import bundle_table, checks_table, dataset_table, matches_table
 
 app = typer.Typer(
     help="Visual search across devices: one large gallery model, small query models, one embedding space.",
@@ -65,6 +63,7 @@ def demo(
     from importlib.resources import files
 
     import exporters
+    from exporters.queries import query_vectors
     from hetero.config import parse_config
     from hetero.data.open import open_dataset
     from hetero.logs import stderr_progress
@@ -94,7 +93,7 @@ def demo(
     index_pictures(trained.gallery, open_source(manifest), out / "gallery-index")
     gallery = open_gallery(out / "gallery-index")
     query = pictures[0]
-    queries = _bundle_vectors(bundle.path, [query], skip_bad=False)
+    queries = query_vectors(bundle.path, [query], skip_bad=False)
     [matches] = find_matches(queries, gallery, 6)
     save_sheet(query, matches[1:], out / "query.png")  # the first match is the query's own picture
     _write_report(report, out)
@@ -158,6 +157,7 @@ def compat(
 
     Example: hetero compat runs/demo --json
     """
+    from exporters.queries import dataset_embedder
     from hetero.workflows.evaluate import evaluate_run
 
     _set_threads(threads)
@@ -165,7 +165,9 @@ def compat(
         run,
         split=split,
         overrides=set_ or [],
-        embedders={name: _bundle_embedder(path, threads or 2) for name, path in map(_named_bundle, bundle or [])},
+        embedders={
+            name: dataset_embedder(path, threads=threads or 2) for name, path in map(_named_bundle, bundle or [])
+        },
         say=stderr().print,
     )
     changed = bool(split or bundle or set_)
@@ -225,7 +227,9 @@ def query(
 
     opened = open_gallery(gallery)
     if (model / "manifest.json").exists() or model.suffix == ".hetero":
-        queries = _bundle_vectors(model, images, skip_bad=skip_bad)
+        from exporters.queries import query_vectors
+
+        queries = query_vectors(model, images, skip_bad=skip_bad)
     else:
         queries = embed_with_checkpoint(model, images, skip_bad=skip_bad)
     found = find_matches(queries, opened, top) if queries.paths else []
@@ -241,10 +245,7 @@ def query(
         print_json({"space_id": queries.space_id, "results": results, "skipped": list(queries.skipped), "sheet": shown})
         return
     for path, matches in zip(queries.paths, found, strict=True):
-        table = Table("score", "class", "path", title=escape(str(path)), title_justify="left")
-        for match in matches:
-            table.add_row(f"{match.similarity:.3f}", escape(match.class_name), escape(match.path))
-        stdout().print(table)
+        stdout().print(matches_table(path, matches))
     if found:
         stdout().print(f"picture: {sheet}")
     list_skipped(queries.skipped)
@@ -270,11 +271,7 @@ def export(
     if json:
         print_json({"bundle": str(bundle.path), "manifest": manifest})
         return
-    table = Table("file", "size", "max abs", "min cosine", title=escape(str(bundle.path)), title_justify="left")
-    for file in bundle.manifest.files:
-        parity = file.parity
-        table.add_row(file.path, f"{file.size_bytes:,} B", f"{parity.max_abs:.1e}", f"{parity.min_cosine:.7f}")
-    stdout().print(table)
+    stdout().print(bundle_table(bundle))
 
 
 @command
@@ -298,10 +295,7 @@ def verify(
     if json:
         print_json(report.to_json())
     else:
-        table = Table("check", "result", "detail", title=escape(str(bundle)), title_justify="left")
-        for check in report.checks:
-            table.add_row(check.name, "passed" if check.passed else "FAILED", escape(check.detail))
-        stdout().print(table)
+        stdout().print(checks_table(bundle, report.checks))
     if not report.passed:
         raise CheckFailedError(f"{bundle} does not verify")
 
@@ -361,11 +355,7 @@ def data(
     if json:
         print_json(content)
         return
-    table = Table("split", "images", "classes", title=escape(dataset.name), title_justify="left")
-    for name, counts in content["splits"].items():
-        table.add_row(name, f"{counts['images']:,}", f"{counts['classes']:,}")
-    table.add_row("all", f"{content['images']:,}", f"{content['classes']:,}")
-    stdout().print(table)
+    stdout().print(dataset_table(dataset.name, content))
     for key in ("pixels", "roles", "groups", "sheet", "manifest"):
         if content.get(key):
             stdout().print(f"{key}: {content[key]}", markup=False)
@@ -383,35 +373,6 @@ def _named_bundle(text: str) -> tuple[str, Path]:
     if not separator:
         raise ConfigError("--bundle has no '='", got=repr(text), expected="--bundle STUDENT=PATH.hetero")
     return name, Path(path)
-
-
-def _bundle_embedder(path: Path, threads: int) -> Callable[[Any, Any], Any]:
-    import exporters
-
-    opened = exporters.open_bundle(path)
-
-    def embed(dataset: Any, indices: Any) -> Any:
-        if dataset.in_memory:
-            from hetero.data.pixels import read_pixels
-
-            return exporters.embed_pixels(
-                opened, read_pixels(dataset, indices, opened.manifest.preprocess), threads=threads
-            )
-        return exporters.embed_files(opened, [dataset.images[i] for i in indices], threads=threads)[0]
-
-    return embed
-
-
-def _bundle_vectors(path: Path, images: list[Path], *, skip_bad: bool) -> Any:
-    import exporters
-    from hetero.workflows.query import QueryVectors
-
-    bundle = exporters.open_bundle(path)
-    vectors, skipped = exporters.embed_files(bundle, images, skip_bad=skip_bad)
-    left_out = {entry.index for entry in skipped}
-    kept = tuple(image for place, image in enumerate(images) if place not in left_out)
-    lines = tuple(entry.reason for entry in skipped)
-    return QueryVectors(vectors, kept, lines, bundle.manifest.space.id, f"bundle {path}")
 
 
 def _write_report(report: Any, folder: Path) -> None:
