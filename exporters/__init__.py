@@ -1,6 +1,6 @@
 """Exporters: a trained model becomes a bundle that any runtime can open, verified before anything in it runs.
 
-``import exporters`` needs numpy, Pillow and pydantic only: torch and onnx load on the first :func:`export`,
+``import exporters`` needs numpy, Pillow and pydantic only: torch and the converters load on the first :func:`export`,
 onnxruntime on the first embedding. The bundle is specified in docs/bundle-spec.md.
 """
 
@@ -15,14 +15,14 @@ from exporters.bundle import Bundle, open_bundle
 from exporters.verify import VerifyReport, embed_files, embed_pixels, verify
 
 if TYPE_CHECKING:
-    from exporters.onnx import export
+    from exporters.pipeline import export
 
 __all__ = ["Bundle", "VerifyReport", "embed_files", "embed_pixels", "export", "open_bundle", "verify"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "export":
-        from exporters.onnx import export
+        from exporters.pipeline import export
 
         return export
     raise AttributeError(f"module 'exporters' has no attribute {name!r}")

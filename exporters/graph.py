@@ -1,91 +1,154 @@
-"""The exported graph: takes what a camera gives, returns what a search takes, with the network in between."""
+"""What an exported graph may consist of: a short list of operations, each with its meaning in torch.
+
+A network is traced into these (trace.py), simplified (fold.py), and written from them into every format. What a format
+must compute is thus stated once, here, and :class:`GraphNetwork` runs it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
-from hetero.errors import ExportError
-from hetero.preprocess import PreprocessSpec
-
+IMAGE = "image"  # the name of the graph's input
 NORM_EPSILON = 1e-12  # torch.nn.functional.normalize's: a zero vector stays zero instead of becoming NaN
 
 
-class EmbeddingGraph(nn.Module):
-    """``image`` uint8 ``[b, h, w, c]`` in, unit-length float32 ``[b, dim]`` out; colour normalisation inside.
+@dataclass(frozen=True)
+class Operation:
+    """One step of a graph; its result is known to later steps by ``name``.
 
-    Computes ``v / max(‖v‖₂, 1e-12)`` with ``v = network((image − 255·mean) / (255·std))`` per channel, and
-    channels moved first. ``network`` is the module given, not a copy.
+    ``options`` are plain numbers and tuples, ``weights`` float32 tensors. ``module`` is the dotted path of the module
+    whose ``forward`` asked for it (empty: the network's own). ``shape`` is one picture's result.
     """
 
-    offset: Tensor
-    scale: Tensor
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    options: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    module: str
+    shape: tuple[int, ...]
 
-    def __init__(self, network: nn.Module, preprocess: PreprocessSpec) -> None:
+
+@dataclass(frozen=True)
+class Graph:
+    """From a picture, float32 ``[b, c, h, w]`` in 0..255, to a unit-length embedding ``[b, dim]``.
+
+    ``operations`` are in an order in which they can be computed; the last one's result is the embedding.
+    """
+
+    shape: tuple[int, int, int]
+    operations: tuple[Operation, ...]
+
+    @property
+    def dim(self) -> int:
+        """Components of the embedding."""
+        return self.operations[-1].shape[0]
+
+    def users(self, name: str) -> list[Operation]:
+        """The operations that read a result."""
+        return [operation for operation in self.operations if name in operation.inputs]
+
+
+class GraphNetwork(nn.Module):
+    """A graph as a torch module, its weights as parameters: the meaning of every exported file."""
+
+    def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.network = network
-        shape = (1, preprocess.channels, 1, 1)
-        offset = torch.tensor(preprocess.mean, dtype=torch.float64) * 255
-        scale = 1 / (torch.tensor(preprocess.std, dtype=torch.float64) * 255)
-        self.register_buffer("offset", offset.float().reshape(shape), persistent=False)
-        self.register_buffer("scale", scale.float().reshape(shape), persistent=False)
-
-    def forward(self, image: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b dim"]:
-        """Embed preprocessed pixels."""
-        x = (image.permute(0, 3, 1, 2).to(torch.float32) - self.offset) * self.scale
-        vectors: Tensor = self.network(x)
-        # F.normalize, spelled out: its expand_as would put a Shape and an Expand into the graph.
-        return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(NORM_EPSILON)
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode; afterwards each submodule is again in the mode it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-def require_exportable(network: nn.Module, preprocess: PreprocessSpec, dim: int) -> None:
-    """Run the network on two pictures and check what comes out, before the exporter fails deep inside.
-
-    Raises:
-        ExportError: weights not float32 on the CPU, or an output that is not finite float32 ``[2, dim]``.
-    """
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
-            raise ExportError(
-                f"the network's {name!r} cannot be exported",
-                got=f"{tensor.dtype} on {tensor.device}",
-                expected="float32 on the CPU",
-                fix="call network.float().cpu() first",
-            )
-    shape = (2, preprocess.height, preprocess.width, preprocess.channels)
-    pixels = torch.arange(torch.Size(shape).numel()).remainder(251).to(torch.uint8).reshape(shape)
-    with evaluation_mode(network), torch.no_grad():
-        try:
-            vectors = EmbeddingGraph(network, preprocess)(pixels)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ExportError(
-                "the network does not run on pictures of the declared size",
-                got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-                expected=f"to take float32 {[2, shape[3], shape[1], shape[2]]}",
-                fix="export with the PreprocessSpec that the network was trained with",
-            ) from error
-    if vectors.shape != (2, dim) or vectors.dtype != torch.float32:
-        raise ExportError(
-            "the network's output is no embedding of this space",
-            got=f"{vectors.dtype} {list(vectors.shape)}",
-            expected=f"torch.float32 {[2, dim]}",
-            fix="export with the space that the network was trained into",
+        self.graph = graph
+        self.weights = nn.ModuleDict(
+            {
+                operation.name: nn.ParameterDict(
+                    {name: nn.Parameter(tensor.clone()) for name, tensor in operation.weights.items()}
+                )
+                for operation in graph.operations
+            }
         )
-    if not bool(torch.isfinite(vectors).all()):
-        raise ExportError("the network returns NaN or infinity", fix="train again; these weights are damaged")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Embed pictures ``[b, c, h, w]`` in 0..255."""
+        return self.results(image)[self.graph.operations[-1].name]
+
+    def results(self, image: Tensor) -> dict[str, Tensor]:
+        """What every operation computes from pictures ``[b, c, h, w]`` in 0..255, by name."""
+        results = {IMAGE: image}
+        for operation in self.graph.operations:
+            weights = dict(cast("nn.ParameterDict", self.weights[operation.name]).items())
+            values = [results[name] for name in operation.inputs]
+            results[operation.name] = OPERATIONS[operation.kind](*values, **weights, **operation.options)
+        return results
+
+
+def _conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> Tensor:
+    top, bottom, left, right = padding
+    if (top, left) == (bottom, right):
+        return functional.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
+    return functional.conv2d(functional.pad(x, (left, right, top, bottom)), weight, bias, stride, 0, dilation, groups)
+
+
+def _per_channel(vector: Tensor, x: Tensor) -> Tensor:
+    return vector.reshape(1, -1, *[1] * (x.dim() - 2))
+
+
+def _affine(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    if scale is not None:
+        x = x * _per_channel(scale, x)
+    return x if shift is None else x + _per_channel(shift, x)
+
+
+def _prelu(x: Tensor, slope: Tensor) -> Tensor:
+    return torch.relu(x) + _per_channel(slope, x) * torch.clamp(x, max=0)
+
+
+def _max_pool(x: Tensor, *, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    return functional.max_pool2d(x, kernel, stride, padding)
+
+
+def _average_pool(x: Tensor, *, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    return functional.avg_pool2d(x, kernel, stride)
+
+
+def _unit_length(x: Tensor) -> Tensor:
+    # F.normalize, spelled out: its expand_as would put a Shape and an Expand into the ONNX graph.
+    return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(NORM_EPSILON)
+
+
+OPERATIONS: dict[str, Callable[..., Tensor]] = {
+    "conv": _conv,
+    "linear": functional.linear,
+    "affine": _affine,  # a factor and a term per channel: batch normalisation, colour normalisation, layer scale
+    "relu": torch.relu,
+    "clamp": lambda x, *, low, high: torch.clamp(x, low, high),
+    "hardswish": functional.hardswish,
+    "hardsigmoid": functional.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+    "leaky_relu": lambda x, *, slope: functional.leaky_relu(x, slope),
+    "prelu": _prelu,
+    "add": torch.add,
+    "subtract": torch.sub,
+    "multiply": torch.mul,
+    "scalar": lambda x, *, scale, shift: x * scale + shift,
+    "mean": lambda x, *, keep: x.mean((2, 3), keepdim=keep),  # over a channel's positions
+    "max_pool": _max_pool,
+    "average_pool": _average_pool,
+    "flatten": lambda x: torch.flatten(x, 1),  # channel by channel
+    "spread": lambda x: x[:, :, None, None],  # [b, c] to [b, c, 1, 1]
+    "concatenate": lambda *x: torch.cat(x, 1),
+    "unit_length": _unit_length,
+}

@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from exporters.recipes import RECIPES, RUNTIMES
 from hetero.errors import BundleError
 from hetero.preprocess import PreprocessSpec
 from hetero.retrieval.verification import Threshold
 from hetero.space import EmbeddingSpace
 
-BUNDLE_SCHEMA = 1
+BUNDLE_SCHEMA = 2
 MANIFEST, SEAL = "manifest.json", "bundle.sha256"
 MAX_FILE_BYTES = (1 << 31) - 1  # the limit of a protobuf message, so of a one-file ONNX model
 COPY_AGAIN = "copy the bundle again, or export it again"
@@ -59,37 +60,99 @@ class Tool(_Record):
 
 
 class Parity(_Record):
-    """How far an exported file's embeddings lay from the torch model's on the same pixels, at export.
+    """How far embeddings lie from others of the same pixels.
 
-    ``max_abs`` is the largest difference of two components; the cosines are per image; ``tolerance`` bounds
-    ``max_abs``.
+    ``max_abs`` is the largest difference of two components; the cosines are per picture.
     """
 
     max_abs: float = Field(ge=0)
     min_cosine: float
     mean_cosine: float
-    tolerance: float = Field(gt=0)
     images: int = Field(gt=0)
 
 
-class Retrieval(_Record):
-    """What an exported file scored as query model on ``data``: metrics such as ``heterogeneous.r_at_1``."""
+RungName = Literal["tensor", "cosine", "retrieval", "flips", "thresholds"]
+RUNGS: tuple[RungName, ...] = ("tensor", "cosine", "retrieval", "flips", "thresholds")
+Number = Literal["max_abs", "min_cosine", "mean_cosine"]
 
-    data: str
-    metrics: dict[str, float]
+
+class Rung(_Record):
+    """One step of the parity ladder: what was measured against the torch model, and the limits it was held to.
+
+    ``max_…`` limits bound the measured value of that name from above, others from below; one without limits only
+    informs.
+    """
+
+    rung: RungName
+    status: Literal["passed", "not measured"]
+    measured: dict[Number, float]
+    limits: dict[Number, float]
+
+
+class RuntimeResult(_Record):
+    """What one runtime made of a file when it was exported; ``right``: the file may be used with it.
+
+    ``parity`` is against the torch model, None where the runtime did not answer; ``reason`` says why it is not right.
+    """
+
+    name: Literal["onnxruntime", "ai-edge-litert", "tensorflow", "tflite-runtime"]
+    version: str
+    right: bool
+    parity: Parity | None
+    reason: str | None
+
+
+class FileInput(_Record):
+    """How a file wants the picture's bytes: as they are (``uint8``), as numbers 0..255, or less 128 (``int8``)."""
+
+    dtype: Literal["uint8", "float32", "int8"]
+    layout: Literal["NHWC", "NCHW"]
+    batch: Literal["free", "one"]
+
+
+class FileGolden(FileEntry):
+    """The embeddings that this very file gives for the golden pixels, and how far another right runtime may be off."""
+
+    max_abs: float = Field(gt=0)
 
 
 class ModelFile(FileEntry):
-    """One exported model: ``retrieval`` None means not measured; ``runtimes`` were seen to run the file."""
+    """One exported model."""
 
-    format: Literal["onnx"]
-    precision: Literal["fp32"]
+    format: Literal["onnx", "tflite"]
+    precision: Literal["fp32", "fp16", "dynamic"]
     recipe: str
-    opset: int = Field(gt=0)
+    opset: int | None
     ops: dict[str, int]
-    parity: Parity
-    retrieval: Retrieval | None
-    runtimes: tuple[Tool, ...]
+    input: FileInput
+    ladder: tuple[Rung, ...]
+    runtimes: tuple[RuntimeResult, ...] = Field(min_length=1)
+    golden: FileGolden
+
+    @model_validator(mode="after")
+    def _is_a_recipe(self) -> ModelFile:
+        if not any((recipe.format, recipe.precision) == (self.format, self.precision) for recipe in RECIPES):
+            raise ValueError(f"there is no {self.format} file of precision {self.precision}")
+        if tuple(rung.rung for rung in self.ladder) != RUNGS:
+            raise ValueError(f"the ladder is not {', '.join(RUNGS)}")
+        if not self.limits:
+            raise ValueError("the ladder holds the file to no limit")
+        if any(result.name not in RUNTIMES[self.format] for result in self.runtimes):
+            raise ValueError(f"a runtime is none of {', '.join(RUNTIMES[self.format])}")
+        if not any(result.right for result in self.runtimes):
+            raise ValueError("no runtime computes the file rightly")
+        if (self.opset is None) == (self.format == "onnx"):
+            raise ValueError("an ONNX file has an opset, and no other has")
+        return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Every limit that the ladder holds the file to."""
+        return {name: limit for rung in self.ladder for name, limit in rung.limits.items()}
+
+    def measured(self, name: Number) -> float:
+        """A number of the ladder; NaN where it was not measured."""
+        return next((rung.measured[name] for rung in self.ladder if name in rung.measured), math.nan)
 
 
 class InputSpec(_Record):
@@ -144,7 +207,7 @@ class Provenance(_Record):
 class Manifest(_Record):
     """``manifest.json``: everything a bundle says about itself."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: Name
     licence: str = Field(min_length=1)
     space: EmbeddingSpace
@@ -178,6 +241,7 @@ class Manifest(_Record):
     def entries(self) -> Iterator[FileEntry]:
         """Every file of the bundle but ``manifest.json`` and ``bundle.sha256``."""
         yield from self.files
+        yield from (file.golden for file in self.files)
         yield from self.golden.images
         yield self.golden.pixels
         yield self.golden.embeddings

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from exporters.bundle import Bundle
-from exporters.manifest import InputSpec, OutputSpec, Tool
+from exporters.manifest import InputSpec, OutputSpec
 from hetero.errors import BundleError, ConfigError, MissingExtraError
 
 SPACE_KEY, PREPROCESS_KEY = "hetero.space_id", "hetero.preprocess_fingerprint"
@@ -128,9 +128,22 @@ def refuse_external_data(data: bytes, *, where: str) -> None:
         )
 
 
-def runtime_version() -> Tool:
-    """Name and version of the runtime used here."""
-    return Tool(name="onnxruntime", version=str(_onnxruntime().__version__))
+def require_tflite(data: bytes, space_id: str, preprocess_fingerprint: str, *, where: str) -> None:
+    """Refuse what does not say that it is a TFLite file of this space and preprocessing.
+
+    Raises:
+        BundleError: it does not; ``where`` names the file.
+    """
+    if data[4:8] != b"TFL3":
+        raise BundleError(f"{where} is no TFLite file", got=ascii(data[:8]), fix="export the bundle again")
+    for key, value in ((SPACE_KEY, space_id), (PREPROCESS_KEY, preprocess_fingerprint)):
+        # Metadata are strings in the file; finding them needs no flatbuffer reader, which a phone lab lacks.
+        if key.encode() not in data or value.encode() not in data:
+            raise BundleError(
+                f"{where} was exported for another {key.removeprefix('hetero.')} than its manifest names",
+                expected=value,
+                fix="export the bundle again; files of two bundles were mixed",
+            )
 
 
 def _onnxruntime() -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,21 @@ from typing import Any
 import numpy as np
 
 from exporters.bundle import Bundle, open_bundle, require_space
+from exporters.ladder import exceeded
+from exporters.manifest import ModelFile
 from exporters.parity import compare
-from exporters.runtimes import OnnxModel, open_model
-from hetero.errors import BundleError, ExportError, ImageError, SpaceMismatchError
+from exporters.recipes import RUNTIMES
+from exporters.runtimes import open_model, require_tflite
+from exporters.signature import require_signature, signature_of
+from exporters.workers import RuntimeWorker, is_installed
+from hetero.errors import (
+    BundleError,
+    ExportError,
+    ImageError,
+    MissingExtraError,
+    RuntimeFailedError,
+    SpaceMismatchError,
+)
 from hetero.preprocess import load_image
 from hetero.space import EmbeddingSpace
 
@@ -24,11 +37,15 @@ UNIT_LENGTH_TOLERANCE = 1e-5  # of a row's length: some float32 roundings over t
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was measured again; ``detail`` has the numbers or the error."""
+    """One thing that was measured again; ``detail`` has the numbers or the error.
+
+    ``file`` is the exported file that it is about, such as ``onnx fp32``; None: the whole bundle.
+    """
 
     name: str
     passed: bool
     detail: str
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,13 +84,15 @@ def verify(path: Path | str, *, expected_space: EmbeddingSpace | str | None = No
     """Measure a bundle again. A damaged bundle is a failed check; what depends on it is then not tried.
 
     The checks, in order: ``integrity``; ``space`` (only with ``expected_space``); ``golden`` (only where the
-    golden arrays cannot be read); ``preprocessing`` (golden pictures give the golden bytes exactly); ``runtime``
-    (the model loads and has the declared signature); ``embeddings`` (golden pixels give the golden embeddings
-    within the recorded tolerance); ``unit_length``; ``batching`` (a picture alone gives what it gives in a batch).
+    golden arrays cannot be read); ``preprocessing`` (golden pictures give the golden bytes exactly). Then for each
+    file ``parity`` (its golden embeddings keep its limits against the torch model's), and in each runtime that the
+    manifest calls right for it: ``runtime`` (the file loads and has the declared signature, or the runtime is not
+    installed here); ``embeddings`` (golden pixels give the file's golden embeddings within its tolerance);
+    ``unit_length``; ``batching`` (a picture alone gives what it gives in a batch; ONNX only).
 
     Raises:
         BundleError: there is no directory at ``path``.
-        MissingExtraError: onnxruntime is not installed.
+        MissingExtraError: no runtime of any of the files is installed, so that nothing could be run.
     """
     path = Path(path)
     if not path.is_dir():
@@ -86,17 +105,34 @@ def verify(path: Path | str, *, expected_space: EmbeddingSpace | str | None = No
     checks = [Check("integrity", True, f"{count} files have the recorded size and SHA-256")]
     if expected_space is not None:
         checks.append(_check_space(bundle, expected_space))
-    step = "golden"
     try:
-        pixels, vectors = golden_arrays(bundle)
-        checks.append(_check_preprocessing(bundle, pixels))
-        step = "runtime"
-        model = open_model(bundle, threads=threads)
+        pixels, torch_vectors = golden_arrays(bundle)
+        golden = {file.path: file_golden(bundle, file) for file in bundle.manifest.files}
     except BundleError as error:
-        return VerifyReport(path, bundle.space.id, (*checks, Check(step, False, str(error))))
-    checks.append(Check("runtime", True, "onnxruntime loads the model; inputs and outputs are as declared"))
-    checks.extend(_check_embeddings(bundle, model, pixels, vectors))
-    return VerifyReport(path, bundle.space.id, tuple(checks))
+        return VerifyReport(path, bundle.space.id, (*checks, Check("golden", False, str(error))))
+    checks.append(_check_preprocessing(bundle, pixels))
+    with ExitStack() as stack:
+        workers: dict[str, RuntimeWorker] = {}
+        for file in bundle.manifest.files:
+            checks.append(_check_parity(file, torch_vectors, golden[file.path]))
+            for result in file.runtimes:
+                name = f"{file.format} {file.precision}, {result.name}"
+                if not result.right:
+                    continue
+                if not is_installed(result.name):
+                    checks.append(Check("runtime", True, "not measured: this runtime is not installed here", name))
+                elif file.format == "onnx":
+                    checks.extend(_check_onnx(bundle, file, name, pixels, golden[file.path], threads))
+                else:
+                    if result.name not in workers:
+                        workers[result.name] = stack.enter_context(RuntimeWorker(result.name))
+                    worker = workers[result.name]
+                    checks.extend(_check_tflite(bundle, file, name, pixels, golden[file.path], worker, threads))
+    report = VerifyReport(path, bundle.space.id, tuple(checks))
+    if report.passed and not any(check.name == "embeddings" for check in checks):
+        formats = sorted({file.format for file in bundle.manifest.files})
+        raise MissingExtraError("running any file of this bundle", RUNTIMES[formats[0]][0], formats[0])
+    return report
 
 
 def golden_arrays(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +145,16 @@ def golden_arrays(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
     count = len(manifest.golden.images)
     pixels = _array(bundle, manifest.golden.pixels.path, "uint8", (count, *manifest.input.shape))
     return pixels, _array(bundle, manifest.golden.embeddings.path, "float32", (count, manifest.output.dim))
+
+
+def file_golden(bundle: Bundle, file: ModelFile) -> np.ndarray:
+    """What this file gave for the golden pixels when it was exported, ``float32 [n, dim]``.
+
+    Raises:
+        BundleError: as :func:`golden_arrays`.
+    """
+    shape = (len(bundle.manifest.golden.images), bundle.manifest.output.dim)
+    return _array(bundle, file.golden.path, "float32", shape)
 
 
 def embed_pixels(bundle: Bundle, pixels: np.ndarray, *, batch_size: int = 64, threads: int = 1) -> np.ndarray:
@@ -209,19 +255,68 @@ def _check_preprocessing(bundle: Bundle, pixels: np.ndarray) -> Check:
     return Check("preprocessing", True, f"{len(pixels)} golden pictures give the recorded bytes")
 
 
-def _check_embeddings(bundle: Bundle, model: OnnxModel, pixels: np.ndarray, vectors: np.ndarray) -> list[Check]:
-    tolerance = bundle.model_file().parity.tolerance
+def _check_parity(file: ModelFile, torch_vectors: np.ndarray, golden: np.ndarray) -> Check:
+    name = f"{file.format} {file.precision}"
+    try:
+        parity = compare(torch_vectors, golden)
+    except ExportError as error:
+        return Check("parity", False, str(error), name)
+    detail = (
+        f"max_abs {parity.max_abs:.3g}, mean cosine {parity.mean_cosine:.7f} to the torch model; limits {file.limits}"
+    )
+    return Check("parity", not exceeded(parity, file.limits), detail, name)
+
+
+def _check_onnx(
+    bundle: Bundle, file: ModelFile, name: str, pixels: np.ndarray, golden: np.ndarray, threads: int
+) -> Iterator[Check]:
+    try:
+        model = open_model(bundle, precision=file.precision, threads=threads)
+    except BundleError as error:
+        yield Check("runtime", False, str(error), name)
+        return
+    yield Check("runtime", True, "onnxruntime loads the model; inputs and outputs are as declared", name)
     together = model.embed(pixels, batch_size=len(pixels))
     alone = model.embed(pixels, batch_size=1)
-    checks = []
-    for name, reference, candidate in (("embeddings", vectors, together), ("batching", together, alone)):
-        try:
-            found = compare(reference, candidate, tolerance=tolerance)
-        except ExportError as error:
-            checks.append(Check(name, False, str(error)))
-            continue
-        detail = f"max_abs {found.max_abs:.3g} (at most {tolerance:g}), min cosine {found.min_cosine:.7f}"
-        checks.append(Check(name, found.max_abs <= tolerance, detail))
-    deviation = float(np.abs(np.linalg.norm(together, axis=1) - 1).max())
-    unit = Check("unit_length", deviation <= UNIT_LENGTH_TOLERANCE, f"lengths differ from 1 by at most {deviation:.3g}")
-    return [checks[0], unit, checks[1]]
+    yield _compared("embeddings", name, golden, together, file.golden.max_abs)
+    yield _unit_length(name, together)
+    yield _compared("batching", name, together, alone, file.golden.max_abs)
+
+
+def _check_tflite(
+    bundle: Bundle,
+    file: ModelFile,
+    name: str,
+    pixels: np.ndarray,
+    golden: np.ndarray,
+    worker: RuntimeWorker,
+    threads: int,
+) -> Iterator[Check]:
+    manifest, where = bundle.manifest, str(bundle.path / file.path)
+    try:
+        data = bundle.read(file.path)
+        require_tflite(data, manifest.space.id, manifest.preprocess.fingerprint(), where=where)
+        found = worker.open(data, threads=threads)
+        require_signature(found, signature_of(file.input, manifest.input, manifest.output), where=where)
+        vectors = worker.run(pixels)
+    except (BundleError, RuntimeFailedError) as error:
+        yield Check("runtime", False, str(error), name)
+        return
+    yield Check("runtime", True, f"version {worker.version} runs the model; input and output are as declared", name)
+    yield _compared("embeddings", name, golden, vectors, file.golden.max_abs)
+    yield _unit_length(name, vectors)
+
+
+def _compared(check: str, name: str, expected: np.ndarray, found: np.ndarray, tolerance: float) -> Check:
+    try:
+        parity = compare(expected, found)
+    except ExportError as error:
+        return Check(check, False, str(error), name)
+    detail = f"max_abs {parity.max_abs:.3g} (at most {tolerance:g}), min cosine {parity.min_cosine:.7f}"
+    return Check(check, parity.max_abs <= tolerance, detail, name)
+
+
+def _unit_length(name: str, found: np.ndarray) -> Check:
+    deviation = float(np.abs(np.linalg.norm(found, axis=1) - 1).max())
+    detail = f"lengths differ from 1 by at most {deviation:.3g}"
+    return Check("unit_length", deviation <= UNIT_LENGTH_TOLERANCE, detail, name)

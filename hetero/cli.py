@@ -146,7 +146,7 @@ def compat(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     split: Annotated[str | None, typer.Option(help="Classes to search (default: the config's).")] = None,
     bundle: Annotated[
-        list[str] | None, typer.Option(help="STUDENT=BUNDLE: embed this student's queries with onnxruntime.")
+        list[str] | None, typer.Option(help="STUDENT=BUNDLE: embed its queries with onnxruntime.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where report.json goes (default: the run).")] = None,
     set_: Set = None,
@@ -161,15 +161,9 @@ def compat(
     from hetero.workflows.evaluate import evaluate_run
 
     _set_threads(threads)
-    report = evaluate_run(
-        run,
-        split=split,
-        overrides=set_ or [],
-        embedders={
-            name: dataset_embedder(path, threads=threads or 2) for name, path in map(_named_bundle, bundle or [])
-        },
-        say=stderr().print,
-    )
+    bundles = map(_named_bundle, bundle or [])
+    embedders = {name: dataset_embedder(path, threads=threads or 2) for name, path in bundles}
+    report = evaluate_run(run, split=split, overrides=set_ or [], embedders=embedders, say=stderr().print)
     changed = bool(split or bundle or set_)
     if out is not None or not changed:
         _write_report(report, out or run)
@@ -255,23 +249,31 @@ def query(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A student's checkpoint, e.g. runs/NAME/students/STUDENT.")],
     out: Annotated[Path | None, typer.Option(help="Bundle to write (default: STUDENT.hetero).")] = None,
+    format_: Annotated[list[str] | None, typer.Option("--format", help="onnx, tflite; repeatable.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, dynamic; repeatable.")] = None,
     golden: Annotated[list[Path] | None, typer.Option(help="Image file kept as golden input; repeatable.")] = None,
     licence: Annotated[str, typer.Option(help="SPDX expression for the weights.")] = "NOASSERTION",
     json: Json = False,
 ) -> None:
-    """Export a student to ONNX in a verified bundle.
+    """Export a student to files that phones run, each measured against torch, in one verified bundle.
 
-    Example: hetero export runs/demo/students/small --out small.hetero
+    Example: hetero export runs/demo/students/small --format onnx --format tflite --out small.hetero
     """
     import exporters
 
-    target = out or Path(f"{checkpoint.name}.hetero")
-    bundle = exporters.export(checkpoint, target, golden_images=golden or None, licence=licence)
-    manifest = bundle.manifest.model_dump(mode="json")
+    bundle = exporters.export(
+        checkpoint,
+        out or Path(f"{checkpoint.name}.hetero"),
+        golden_images=golden or None,
+        formats=format_ or ["onnx"],
+        precisions=precision or ["fp32"],
+        licence=licence,
+        say=stderr().print,
+    )
     if json:
-        print_json({"bundle": str(bundle.path), "manifest": manifest})
-        return
-    stdout().print(bundle_table(bundle))
+        print_json({"bundle": str(bundle.path), "manifest": bundle.manifest.model_dump(mode="json")})
+    else:
+        stdout().print(bundle_table(bundle))
 
 
 @command
@@ -346,10 +348,8 @@ def data(
     dataset = open_source(source, set_ or [], skip_bad=skip_bad)
     content = describe(dataset)
     if sheet is not None:
-        content["sheet"] = {
-            "path": str(sheet),
-            "classes": contact_sheet(dataset, split or _any_split(dataset), sheet, seed),
-        }
+        classes = contact_sheet(dataset, split or _any_split(dataset), sheet, seed)
+        content["sheet"] = {"path": str(sheet), "classes": classes}
     if save_images is not None:
         content["manifest"] = str(save_pictures(dataset, save_images, split=split))
     if json:

@@ -52,6 +52,10 @@ class ExportError(HeteroError):
     """A model that cannot be exported, or an exported file that failed its checks."""
 
 
+class RuntimeFailedError(HeteroError):
+    """A runtime that refused a model file, crashed on it or did not answer in time."""
+
+
 class RetrievalError(HeteroError):
     """A retrieval protocol that cannot be scored with the vectors and labels given."""
 

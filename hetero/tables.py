@@ -18,19 +18,21 @@ def matches_table(query: Path, matches: Any) -> Table:
 
 
 def bundle_table(bundle: Any) -> Table:
-    """The exported files of a bundle and how far each is from torch."""
-    table = Table("file", "size", "max abs", "min cosine", title=escape(str(bundle.path)), title_justify="left")
+    """The exported files of a bundle, how far each is from torch, and the runtimes that compute it rightly."""
+    columns = ("file", "size", "max abs", "min cosine", "right in")
+    table = Table(*columns, title=escape(str(bundle.path)), title_justify="left")
     for file in bundle.manifest.files:
-        parity = file.parity
-        table.add_row(file.path, f"{file.size_bytes:,} B", f"{parity.max_abs:.1e}", f"{parity.min_cosine:.7f}")
+        right = ", ".join(f"{result.name} {result.version}" for result in file.runtimes if result.right)
+        size, worst = f"{file.size_bytes:,} B", f"{file.measured('max_abs'):.1e}"
+        table.add_row(file.path, size, worst, f"{file.measured('min_cosine'):.7f}", right)
     return table
 
 
 def checks_table(bundle: Path, checks: Any) -> Table:
     """What verifying a bundle found."""
-    table = Table("check", "result", "detail", title=escape(str(bundle)), title_justify="left")
+    table = Table("check", "file", "result", "detail", title=escape(str(bundle)), title_justify="left")
     for check in checks:
-        table.add_row(check.name, "passed" if check.passed else "FAILED", escape(check.detail))
+        table.add_row(check.name, check.file or "", "passed" if check.passed else "FAILED", escape(check.detail))
     return table
 
 

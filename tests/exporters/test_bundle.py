@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,17 +13,37 @@ from typing import Any
 import pytest
 
 from exporters.bundle import checked_destination, open_bundle, write_bundle
-from exporters.manifest import Golden, InputSpec, Manifest, Model, ModelFile, OutputSpec, Parity, Provenance, entry_of
+from exporters.manifest import (
+    FileGolden,
+    FileInput,
+    Golden,
+    InputSpec,
+    Manifest,
+    Model,
+    ModelFile,
+    OutputSpec,
+    Parity,
+    Provenance,
+    Rung,
+    RuntimeResult,
+    entry_of,
+)
 from hetero.errors import BundleError, ConfigError
 from hetero.preprocess import PreprocessSpec
 from hetero.space import define_space
 
 SPEC = PreprocessSpec(height=4, width=4, channels=3)
-CONTENTS = {"m.onnx": b"model", "golden/0.png": b"png", "golden/p.npy": b"pixels", "golden/e.npy": b"vectors"}
+CONTENTS = {
+    "m.onnx": b"model",
+    "golden/0.png": b"png",
+    "golden/p.npy": b"pixels",
+    "golden/e.npy": b"vectors",
+    "golden/own.npy": b"own",
+}
 
 
 def make_manifest(contents: dict[str, bytes], **changes: Any) -> Manifest:
-    model, image, pixels, embeddings = (entry_of(name, data) for name, data in contents.items())
+    model, image, pixels, embeddings, own = (entry_of(name, data) for name, data in contents.items())
     fields: dict[str, Any] = {
         "name": "student",
         "licence": "MIT",
@@ -39,9 +60,24 @@ def make_manifest(contents: dict[str, bytes], **changes: Any) -> Manifest:
                 recipe="by hand",
                 opset=18,
                 ops={},
-                parity=Parity(max_abs=0.0, min_cosine=1.0, mean_cosine=1.0, tolerance=1e-5, images=1),
-                retrieval=None,
-                runtimes=(),
+                input=FileInput(dtype="uint8", layout="NHWC", batch="free"),
+                ladder=(
+                    Rung(rung="tensor", status="passed", measured={"max_abs": 1e-7}, limits={"max_abs": 1e-5}),
+                    Rung(rung="cosine", status="passed", measured={"min_cosine": 1.0}, limits={}),
+                    Rung(rung="retrieval", status="not measured", measured={}, limits={}),
+                    Rung(rung="flips", status="not measured", measured={}, limits={}),
+                    Rung(rung="thresholds", status="not measured", measured={}, limits={}),
+                ),
+                runtimes=(
+                    RuntimeResult(
+                        name="onnxruntime",
+                        version="1",
+                        right=True,
+                        parity=Parity(max_abs=1e-7, min_cosine=1.0, mean_cosine=1.0, images=2),
+                        reason=None,
+                    ),
+                ),
+                golden=FileGolden(**own.model_dump(), max_abs=1e-5),
             ),
         ),
         "thresholds": (),
@@ -141,10 +177,7 @@ def test_model_file_raises_when_the_format_is_not_there(tmp_path: Path) -> None:
         bundle.model_file(format="tflite", precision="int8")
 
 
-def test_manifest_keeps_a_measured_retrieval(tmp_path: Path) -> None:
-    raw = make_manifest(CONTENTS).model_dump(mode="json")
-    raw["files"][0]["retrieval"] = {"data": "omniglot test", "metrics": {"heterogeneous.r_at_1": 0.86}}
-    path = write_bundle(tmp_path / "a.hetero", Manifest.model_validate_json(json.dumps(raw)), CONTENTS).path
-    retrieval = open_bundle(path).manifest.files[0].retrieval
-    assert retrieval is not None
-    assert retrieval.metrics == {"heterogeneous.r_at_1": 0.86}
+def test_a_file_answers_with_the_numbers_of_its_ladder() -> None:
+    [file] = make_manifest(CONTENTS).files
+    assert file.measured("max_abs") == 1e-7
+    assert math.isnan(file.measured("mean_cosine"))

@@ -8,7 +8,7 @@ import pytest
 
 import exporters
 
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "jaxtyping")
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "jaxtyping", "tensorflow")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,6 @@ def test_verify_stays_the_function_when_the_module_of_that_name_is_imported() ->
 
 
 def test_export_is_found_lazily_and_a_misspelt_name_is_an_attribute_error() -> None:
-    assert exporters.export is import_module("exporters.onnx").export
+    assert exporters.export is import_module("exporters.pipeline").export
     with pytest.raises(AttributeError, match="exprot"):
         exporters.exprot  # noqa: B018

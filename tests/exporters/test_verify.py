@@ -22,7 +22,8 @@ from exporters.bundle import Bundle, seal_of
 from exporters.manifest import entry_of
 from exporters.onnx import to_onnx
 from exporters.runtimes import open_model
-from exporters.verify import golden_arrays
+from exporters.trace import trace
+from exporters.verify import file_golden, golden_arrays
 from hetero.errors import BundleError, ConfigError, ImageError
 from hetero.preprocess import PreprocessSpec, load_image
 from hetero.space import define_space
@@ -53,7 +54,8 @@ def replace_file(path: Path, name: str, data: bytes, edit: Callable[[dict[str, A
     (path / name).write_bytes(data)
     manifest = json.loads((path / "manifest.json").read_bytes())
     golden = manifest["golden"]
-    for entry in (*manifest["files"], *golden["images"], golden["pixels"], golden["embeddings"]):
+    own = [file["golden"] for file in manifest["files"]]
+    for entry in (*manifest["files"], *own, *golden["images"], golden["pixels"], golden["embeddings"]):
         if entry["path"] == name:
             entry.update(entry_of(name, data).model_dump())
     edit(manifest)
@@ -74,15 +76,17 @@ def npy(array: np.ndarray, **options: Any) -> bytes:
 
 def test_verify_passes_a_fresh_bundle_and_says_what_it_did(path: Path) -> None:
     report = verify(path, expected_space=SPACE)
-    names = ["integrity", "space", "preprocessing", "runtime", "embeddings", "unit_length", "batching"]
+    names = ["integrity", "space", "preprocessing", "parity", "runtime", "embeddings", "unit_length", "batching"]
     assert [check.name for check in report.checks] == names
     assert report.passed
     assert report.space_id == SPACE.id
     content = json.loads(json.dumps(report.to_json()))
     assert content["passed"] is True
     assert content["path"] == str(path)
-    assert content["checks"][0] == {"name": "integrity", "passed": True, "detail": report.checks[0].detail}
-    assert "9 files" in report.checks[0].detail
+    detail = report.checks[0].detail
+    assert content["checks"][0] == {"name": "integrity", "passed": True, "detail": detail, "file": None}
+    assert "10 files" in detail
+    assert [check.file for check in report.checks[3:]] == ["onnx fp32", *["onnx fp32, onnxruntime"] * 4]
 
 
 def test_verify_reports_a_flipped_byte_and_stops_there(path: Path) -> None:
@@ -105,7 +109,7 @@ def test_verify_reports_another_space_and_still_measures_the_rest(path: Path) ->
     other = define_space(weights_sha256="b" * 64, preprocess_fingerprint="c" * 64, dim=6)
     report = verify(path, expected_space=other.id)
     assert [check.name for check in report.checks if not check.passed] == ["space"]
-    assert len(report.checks) == 7
+    assert len(report.checks) == 8
     detail = report.checks[1].detail
     assert other.id in detail
     assert SPACE.id in detail
@@ -113,12 +117,9 @@ def test_verify_reports_another_space_and_still_measures_the_rest(path: Path) ->
 
 def test_verify_catches_a_model_with_a_wrong_mean(path: Path) -> None:
     wrong = SPEC.model_copy(update={"mean": (0.4, 0.5, 0.61)})
-    data, _ = to_onnx(make_network(), wrong, SPACE)
-    model = onnx.load_from_string(data)
-    onnx.helper.set_model_props(
-        model, {"hetero.space_id": SPACE.id, "hetero.preprocess_fingerprint": SPEC.fingerprint()}
-    )
-    replace_file(path, MODEL, model.SerializeToString())
+    names = {"hetero.space_id": SPACE.id, "hetero.preprocess_fingerprint": SPEC.fingerprint()}
+    data, _ = to_onnx(trace(make_network(), wrong), names)
+    replace_file(path, MODEL, data)
     assert failed(path) == ["embeddings"]
 
 
@@ -179,17 +180,28 @@ def test_verify_catches_a_picture_that_no_longer_gives_its_pixels(path: Path) ->
 
 
 def test_verify_catches_golden_embeddings_just_above_the_tolerance(path: Path) -> None:
-    _, vectors = golden_arrays(open_bundle(path))
-    for step, expected in ((5e-6, []), (2e-5, ["embeddings"])):
+    bundle = open_bundle(path)
+    vectors = file_golden(bundle, bundle.model_file())
+    for step, expected in ((5e-6, []), (2e-5, ["parity", "embeddings"])):
         changed = vectors.copy()
         changed[2, 3] += step
-        replace_file(path, "golden/embeddings.npy", npy(changed))
+        replace_file(path, "golden/onnx.fp32.npy", npy(changed))
         assert failed(path) == expected
+
+
+def test_verify_catches_a_file_that_keeps_its_own_golden_embeddings_but_not_torchs(path: Path) -> None:
+    bundle = open_bundle(path)
+    _, vectors = golden_arrays(bundle)
+    changed = vectors.copy()
+    changed[1, 2] -= 2e-5
+    replace_file(path, bundle.manifest.golden.embeddings.path, npy(changed))
+    assert failed(path) == ["parity"]
 
 
 GOOD = np.zeros((4, 6), np.float32)
 
 
+@pytest.mark.parametrize("name", ["golden/embeddings.npy", "golden/onnx.fp32.npy"])
 @pytest.mark.parametrize(
     "data",
     [
@@ -209,11 +221,11 @@ GOOD = np.zeros((4, 6), np.float32)
         pytest.param(npy(GOOD).replace(b"NUMPY\x01", b"NUMPY\x02"), id="version 2"),
     ],
 )
-def test_verify_catches_golden_arrays_that_are_no_plain_npy(path: Path, data: bytes) -> None:
-    replace_file(path, "golden/embeddings.npy", data)
-    assert failed(path) == ["golden"]
-    with pytest.raises(BundleError, match=r"embeddings\.npy"):
-        golden_arrays(open_bundle(path))
+def test_verify_catches_golden_arrays_that_are_no_plain_npy(path: Path, data: bytes, name: str) -> None:
+    replace_file(path, name, data)
+    [check] = [check for check in verify(path).checks if not check.passed]
+    assert check.name == "golden"
+    assert name in check.detail
 
 
 def test_embed_pixels_equals_the_golden_embeddings(path: Path) -> None:

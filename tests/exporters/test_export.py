@@ -1,4 +1,4 @@
-"""Export of real (small, untrained) networks through torch's exporter and onnxruntime."""
+"""From a network or checkpoint to a bundle: what is recorded, what is refused, what is left alone."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from PIL import Image
 from torch import nn
 
 from exporters.bundle import Bundle, open_bundle
-from exporters.onnx import _checked, _golden, export, to_onnx
-from exporters.parity import FP32_MAX_ABS, reference_embeddings
+from exporters.golden import make_golden
+from exporters.manifest import FileInput
+from exporters.onnx import _checked, to_onnx
+from exporters.parity import reference_embeddings
+from exporters.pipeline import export
+from exporters.recipes import FP32_MAX_ABS
 from exporters.runtimes import open_model
+from exporters.trace import trace
 from hetero.errors import BundleError, CheckpointError, ConfigError, ExportError, ImageError, MissingExtraError
 from hetero.models.arch import ArchSpec, Stage
 from hetero.models.checkpoint import ModelCard, load_model, save_model
@@ -29,47 +34,15 @@ from hetero.preprocess import PreprocessSpec, load_image
 from hetero.retrieval.verification import Rate, Threshold
 from hetero.space import EmbeddingSpace, define_space
 
-SPEC = PreprocessSpec(height=16, width=12, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
-DIM = 12
+sys.path.insert(0, str(Path(__file__).parent))
+from networks import DIM, SPEC, mixed
+
 SPACE = define_space(weights_sha256="a" * 64, preprocess_fingerprint=SPEC.fingerprint(), dim=DIM)
-
-
-class SqueezeExcite(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.down, self.up = nn.Conv2d(width, 4, 1), nn.Conv2d(4, width, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True)))))
-
-
-def make_network() -> nn.Module:
-    """Dense, grouped, depthwise convolutions, batch norm with statistics, dropout, squeeze-excite, linear."""
-    torch.manual_seed(5)
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=4),
-        nn.BatchNorm2d(8),
-        nn.Hardswish(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),
-        SqueezeExcite(8),
-        nn.Dropout(0.5),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32, DIM),
-    )
-    network.train()
-    with torch.no_grad():
-        for _ in range(3):
-            network(torch.randn(16, 3, 16, 12) * 2 + 0.5)
-    return network.eval()
 
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    return make_network()
+    return mixed()
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +74,19 @@ def test_manifest_records_what_was_exported_and_measured(bundle: Bundle, network
     assert manifest.input.shape == (16, 12, 3)
     assert manifest.model.arch is None
     assert manifest.licence == "NOASSERTION"
-    assert file.parity.max_abs <= file.parity.tolerance == FP32_MAX_ABS
-    assert file.parity.min_cosine > 1 - 1e-6
-    assert file.parity.images == 4 + 18
-    assert file.retrieval is None
+    tensor, cosine, *rest = file.ladder
+    assert (tensor.rung, tensor.status, tensor.limits) == ("tensor", "passed", {"max_abs": FP32_MAX_ABS})
+    assert 0 < tensor.measured["max_abs"] <= FP32_MAX_ABS
+    assert cosine.measured["min_cosine"] > 1 - 1e-6
+    assert [(rung.rung, rung.status) for rung in rest] == [
+        (name, "not measured") for name in ("retrieval", "flips", "thresholds")
+    ]
+    [runtime] = file.runtimes
+    assert (runtime.name, runtime.right, runtime.reason) == ("onnxruntime", True, None)
+    assert runtime.parity.images == 4 + 18
+    assert file.input == FileInput(dtype="uint8", layout="NHWC", batch="free")
     assert manifest.golden.source.startswith("synthetic")
-    assert {"torch", "onnx", "onnxruntime", "python"} == {tool.name for tool in manifest.provenance.tools}
+    assert {"torch", "onnx", "onnxscript", "onnxruntime", "python"} == {tool.name for tool in manifest.provenance.tools}
     nodes = model_of(bundle).graph.node
     assert file.ops["Conv"] == sum(node.op_type == "Conv" for node in nodes) == 5
     assert sum(file.ops.values()) == len(nodes)
@@ -120,8 +100,8 @@ def test_onnx_file_is_opset_18_names_its_space_and_tells_nothing_of_this_machine
     properties = {entry.key: entry.value for entry in model.metadata_props}
     assert properties == {"hetero.space_id": SPACE.id, "hetero.preprocess_fingerprint": SPEC.fingerprint()}
     data = bundle.read(bundle.model_file().path)
-    for trace in (b'File "', b"stack_trace", b".py", str(Path.home()).encode() + b"/"):
-        assert trace not in data
+    for note in (b'File "', b"stack_trace", b".py", str(Path.home()).encode() + b"/"):
+        assert note not in data
 
 
 def test_golden_files_are_the_torch_models_view_of_the_pictures(bundle: Bundle, network: nn.Module) -> None:
@@ -140,7 +120,7 @@ def test_export_twice_gives_the_same_bytes(bundle: Bundle, network: nn.Module, t
 
 
 def test_export_leaves_mode_statistics_and_gradients_of_the_network_alone(tmp_path: Path) -> None:
-    network = make_network().train()
+    network = mixed().train()
     network[4].eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     bundle = export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE)
@@ -148,7 +128,7 @@ def test_export_leaves_mode_statistics_and_gradients_of_the_network_alone(tmp_pa
     assert not network[4].training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
-    assert bundle.model_file().parity.max_abs < FP32_MAX_ABS  # dropout and batch statistics were off
+    assert bundle.model_file().measured("max_abs") < FP32_MAX_ABS  # dropout and batch statistics were off
 
 
 def test_export_prints_and_logs_nothing(tmp_path: Path) -> None:
@@ -192,7 +172,7 @@ def test_golden_image_files_are_stored_as_they_are_and_a_bad_one_is_named(networ
     files = [tmp_path / "a.PNG", tmp_path / "b.jpg", tmp_path / "c.p n\u00e9", tmp_path / "d"]
     for file, kind in zip(files, ("PNG", "JPEG", "PNG", "PNG"), strict=True):
         Image.fromarray(colours).save(file, kind)
-    golden, pixels, contents = _golden(network, SPEC, files)
+    golden, pixels, contents = make_golden(network, SPEC, files)
     names = ["golden/image-00.png", "golden/image-01.jpg", "golden/image-02", "golden/image-03"]
     assert [entry.path for entry in golden.images] == names
     for file, name, picture in zip(files, names, pixels, strict=True):
@@ -200,7 +180,7 @@ def test_golden_image_files_are_stored_as_they_are_and_a_bad_one_is_named(networ
         np.testing.assert_array_equal(picture, load_image(file, SPEC))
     files[1].write_bytes(b"")
     with pytest.raises(ImageError, match=r"b\.jpg"):
-        _golden(network, SPEC, files)
+        make_golden(network, SPEC, files)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +210,12 @@ def test_export_raises_when_golden_images_cannot_be_used(
         ({"preprocess": SPEC, "space": SPACE, "formats": ("onxn",)}, "nearest: onnx"),
         ({"preprocess": SPEC, "space": SPACE, "formats": ()}, "no export format"),
         ({"preprocess": SPEC, "space": SPACE, "licence": ""}, "licence is empty"),
-        ({"preprocess": SPEC, "space": SPACE, "tolerance": 0.0}, "tolerance"),
+        ({"preprocess": SPEC, "space": SPACE, "precisions": ("fp23",)}, "unknown export precision.*nearest: fp"),
+        ({"preprocess": SPEC, "space": SPACE, "precisions": ()}, "no export precision"),
+        (
+            {"preprocess": SPEC, "space": SPACE, "precisions": ("dynamic",)},
+            "nothing of this format is to be exported",
+        ),
     ],
 )
 def test_export_raises_when_an_option_cannot_be_used(
@@ -242,21 +227,17 @@ def test_export_raises_when_an_option_cannot_be_used(
         export(network, tmp_path / "a.onnx", preprocess=SPEC, space=SPACE)
 
 
-def test_export_raises_when_the_graph_has_a_wrong_mean(
+def test_export_raises_when_the_graph_has_a_wrong_mean_and_keeps_the_older_bundle(
     network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = SPEC.model_copy(update={"mean": (0.5, 0.5, 0.5)})
-    real = to_onnx
-    monkeypatch.setattr("exporters.onnx.to_onnx", lambda network, spec, space: real(network, wrong, space))
-    with pytest.raises(ExportError, match=r"does not reproduce the torch model.*max_abs"):
-        export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_export_keeps_the_older_bundle_when_parity_fails(network: nn.Module, tmp_path: Path) -> None:
     older = export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE)
+    wrong = SPEC.model_copy(update={"mean": (0.5, 0.5, 0.5)})
+    monkeypatch.setattr("exporters.pipeline.trace", lambda network, spec: trace(network, wrong))
+    with pytest.raises(ExportError, match=r"does not reproduce.*onnxruntime .*max_abs 0\..*fix: .*check mean and std"):
+        export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE)
     with pytest.raises(ExportError, match="does not reproduce"):
-        export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE, tolerance=1e-12)
+        export(network, tmp_path / "b.hetero", preprocess=SPEC, space=SPACE)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.hetero"]
     assert open_bundle(older.path).manifest == older.manifest
 
 
@@ -268,7 +249,7 @@ class DataDependent(nn.Module):
 
 
 def test_export_raises_when_torch_cannot_export_the_network(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ExportError, match="torch cannot export this network") as caught:
+    with pytest.raises(ExportError, match="torch cannot trace this network") as caught:
         export(DataDependent(), tmp_path / "a.hetero", preprocess=SPEC, space=SPACE)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
@@ -278,7 +259,7 @@ def test_export_raises_when_torch_cannot_export_the_network(tmp_path: Path, capf
 def test_to_onnx_raises_when_the_exporter_is_not_installed(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r"onnxscript.*hetero\[onnx\]"):
-        to_onnx(network, SPEC, SPACE)
+        to_onnx(trace(network, SPEC), {})
 
 
 def test_exported_file_is_refused_when_it_is_not_what_was_asked_for(bundle: Bundle) -> None:

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from exporters.graph import EmbeddingGraph, evaluation_mode, require_exportable
-from exporters.parity import reference_embeddings
+from exporters.source import evaluation_mode, require_exportable
 from hetero.errors import ExportError
-from hetero.models.embed import embed
 from hetero.preprocess import PreprocessSpec
 
 SPEC = PreprocessSpec(height=5, width=4, channels=3, mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
-PIXELS = np.random.default_rng(3).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 
 
 def small_network(dim: int = 7) -> nn.Module:
@@ -20,27 +16,6 @@ def small_network(dim: int = 7) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, groups=3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(36, dim)
     ).eval()
-
-
-def test_graph_equals_the_numpy_reference_and_the_embedding_used_for_retrieval() -> None:
-    network = small_network()
-    with torch.no_grad():
-        found = EmbeddingGraph(network, SPEC)(torch.from_numpy(PIXELS)).numpy()
-    np.testing.assert_allclose(found, reference_embeddings(network, PIXELS, SPEC), atol=1e-6)
-    np.testing.assert_allclose(found, embed(network, PIXELS, SPEC), atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
-
-
-def test_graph_gives_zeros_and_not_nan_for_a_zero_vector() -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(60, 2))
-    nn.init.zeros_(network[1].weight)
-    nn.init.zeros_(network[1].bias)
-    assert EmbeddingGraph(network, SPEC)(torch.from_numpy(PIXELS)).detach().abs().max() == 0
-
-
-def test_graph_adds_no_weights_to_the_network() -> None:
-    network = small_network()
-    assert {f"network.{name}" for name in network.state_dict()} == set(EmbeddingGraph(network, SPEC).state_dict())
 
 
 def test_evaluation_mode_restores_each_submodule_even_after_an_error() -> None:
@@ -79,9 +54,9 @@ class Wrong(nn.Module):
         (small_network().to("meta"), "float32 on the CPU"),
         (small_network(dim=8), r"\[2, 8\]; expected torch.float32 \[2, 7\]"),
         (nn.Sequential(nn.Conv2d(1, 7, 5), nn.Flatten()), "does not run on pictures"),
-        (Wrong(torch.ones(2, 7, 1)), "no embedding of this space|does not run"),
-        (Wrong(torch.ones(2, 7, dtype=torch.float64)), "no embedding of this space|does not run"),
-        (Wrong((torch.ones(2, 7),)), "no embedding of this space|does not run"),
+        (Wrong(torch.ones(2, 7, 1)), "no embedding of this space"),
+        (Wrong(torch.ones(2, 7, dtype=torch.float64)), "no embedding of this space"),
+        (Wrong((torch.ones(2, 7),)), "no embedding of this space"),
         (Wrong(torch.full((2, 7), float("nan"))), "NaN or infinity"),
     ],
 )
