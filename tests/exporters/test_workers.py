@@ -43,6 +43,7 @@ def test_a_worker_embeds_times_and_describes(onnx_file: bytes) -> None:
 
 def test_a_refused_file_is_an_error_and_the_worker_lives_on(onnx_file: bytes) -> None:
     with RuntimeWorker("onnxruntime") as worker:
+        worker.open(onnx_file)
         with pytest.raises(RuntimeFailedError, match=r"onnxruntime cannot open this file; got .*INVALID_PROTOBUF"):
             worker.open(onnx_file[: len(onnx_file) // 2])
         with pytest.raises(RuntimeFailedError, match="cannot run this file"):
