@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exporters.manifest import (
+    FileEntry,
     FileGolden,
     FileInput,
     Golden,
@@ -43,6 +44,36 @@ THRESHOLD = Threshold(
 )
 
 
+def model_file(model: FileEntry, golden: FileEntry) -> ModelFile:
+    """An entry of ``files`` as an export writes it, of an ONNX file that is none."""
+    return ModelFile(
+        **model.model_dump(),
+        format="onnx",
+        precision="fp32",
+        recipe="by hand",
+        opset=18,
+        ops={"Conv": 3},
+        input=FileInput(dtype="uint8", layout="NHWC", batch="free"),
+        ladder=(
+            Rung(rung="tensor", status="passed", measured={"max_abs": 1e-7}, limits={"max_abs": 1e-5}),
+            Rung(rung="cosine", status="passed", measured={"min_cosine": 1.0}, limits={}),
+            Rung(rung="retrieval", status="not measured", measured={}, limits={}),
+            Rung(rung="flips", status="not measured", measured={}, limits={}),
+            Rung(rung="thresholds", status="not measured", measured={}, limits={}),
+        ),
+        runtimes=(
+            RuntimeResult(
+                name="onnxruntime",
+                version="1",
+                right=True,
+                parity=Parity(max_abs=1e-7, min_cosine=1.0, mean_cosine=1.0, images=2),
+                reason=None,
+            ),
+        ),
+        golden=FileGolden(**golden.model_dump(), max_abs=1e-5),
+    )
+
+
 def make_manifest() -> Manifest:
     spec = PreprocessSpec(height=8, width=6, channels=1, resize="squash", filter="bilinear", mean=(0.5,), std=(0.25,))
     return Manifest(
@@ -53,34 +84,7 @@ def make_manifest() -> Manifest:
         input=InputSpec(height=8, width=6, channels=1),
         output=OutputSpec(dim=4),
         preprocess=spec,
-        files=(
-            ModelFile(
-                **entry_of(MODEL, CONTENTS[MODEL]).model_dump(),
-                format="onnx",
-                precision="fp32",
-                recipe="by hand",
-                opset=18,
-                ops={"Conv": 3},
-                input=FileInput(dtype="uint8", layout="NHWC", batch="free"),
-                ladder=(
-                    Rung(rung="tensor", status="passed", measured={"max_abs": 1e-7}, limits={"max_abs": 1e-5}),
-                    Rung(rung="cosine", status="passed", measured={"min_cosine": 1.0}, limits={}),
-                    Rung(rung="retrieval", status="not measured", measured={}, limits={}),
-                    Rung(rung="flips", status="not measured", measured={}, limits={}),
-                    Rung(rung="thresholds", status="not measured", measured={}, limits={}),
-                ),
-                runtimes=(
-                    RuntimeResult(
-                        name="onnxruntime",
-                        version="1",
-                        right=True,
-                        parity=Parity(max_abs=1e-7, min_cosine=1.0, mean_cosine=1.0, images=2),
-                        reason=None,
-                    ),
-                ),
-                golden=FileGolden(**entry_of(OWN, CONTENTS[OWN]).model_dump(), max_abs=1e-5),
-            ),
-        ),
+        files=(model_file(entry_of(MODEL, CONTENTS[MODEL]), entry_of(OWN, CONTENTS[OWN])),),
         thresholds=(THRESHOLD,),
         golden=Golden(
             source="by hand",

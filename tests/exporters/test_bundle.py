@@ -7,30 +7,20 @@ import json
 import math
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exporters.bundle import checked_destination, open_bundle, write_bundle
-from exporters.manifest import (
-    FileGolden,
-    FileInput,
-    Golden,
-    InputSpec,
-    Manifest,
-    Model,
-    ModelFile,
-    OutputSpec,
-    Parity,
-    Provenance,
-    Rung,
-    RuntimeResult,
-    entry_of,
-)
+from exporters.manifest import Golden, InputSpec, Manifest, Model, OutputSpec, Provenance, entry_of
 from hetero.errors import BundleError, ConfigError
 from hetero.preprocess import PreprocessSpec
 from hetero.space import define_space
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "attacks"))
+from sample import model_file
 
 SPEC = PreprocessSpec(height=4, width=4, channels=3)
 CONTENTS = {
@@ -52,34 +42,7 @@ def make_manifest(contents: dict[str, bytes], **changes: Any) -> Manifest:
         "input": InputSpec(height=4, width=4, channels=3),
         "output": OutputSpec(dim=2),
         "preprocess": SPEC,
-        "files": (
-            ModelFile(
-                **model.model_dump(),
-                format="onnx",
-                precision="fp32",
-                recipe="by hand",
-                opset=18,
-                ops={},
-                input=FileInput(dtype="uint8", layout="NHWC", batch="free"),
-                ladder=(
-                    Rung(rung="tensor", status="passed", measured={"max_abs": 1e-7}, limits={"max_abs": 1e-5}),
-                    Rung(rung="cosine", status="passed", measured={"min_cosine": 1.0}, limits={}),
-                    Rung(rung="retrieval", status="not measured", measured={}, limits={}),
-                    Rung(rung="flips", status="not measured", measured={}, limits={}),
-                    Rung(rung="thresholds", status="not measured", measured={}, limits={}),
-                ),
-                runtimes=(
-                    RuntimeResult(
-                        name="onnxruntime",
-                        version="1",
-                        right=True,
-                        parity=Parity(max_abs=1e-7, min_cosine=1.0, mean_cosine=1.0, images=2),
-                        reason=None,
-                    ),
-                ),
-                golden=FileGolden(**own.model_dump(), max_abs=1e-5),
-            ),
-        ),
+        "files": (model_file(model, own),),
         "thresholds": (),
         "golden": Golden(source="by hand", images=(image,), pixels=pixels, embeddings=embeddings),
         "provenance": Provenance(created_by="a test", hetero_version="0", tools=()),
