@@ -78,7 +78,8 @@ def measure(
             if reason is None and first is not None:
                 apart = compare(first[0][:num_golden], vectors[:num_golden]).max_abs
                 if apart > recipe.golden_max_abs:
-                    reason = f"{apart:.3g} from {results[0].name} on the golden pictures"
+                    other = next(result.name for result in results if result.right)
+                    reason = f"{apart:.3g} from {other} on the golden pictures"
         except (RuntimeFailedError, ExportError, BundleError) as error:
             reason = str(error)
         right = reason is None

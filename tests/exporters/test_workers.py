@@ -21,6 +21,7 @@ from hetero.errors import ConfigError, MissingExtraError, RuntimeFailedError
 sys.path.insert(0, str(Path(__file__).parent))
 from networks import DIM, SPEC, mixed
 
+posix = pytest.mark.skipif(os.name != "posix", reason="stops and kills a real process by POSIX signals")
 PIXELS = probe_pixels((SPEC.height, SPEC.width, SPEC.channels))
 
 
@@ -54,7 +55,7 @@ def test_a_refused_file_is_an_error_and_the_worker_lives_on(onnx_file: bytes) ->
         assert worker.run(PIXELS[:2]).shape == (2, DIM)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
+@posix
 def test_a_crash_names_the_signal(onnx_file: bytes) -> None:
     with RuntimeWorker("onnxruntime") as worker:
         worker.open(onnx_file)
@@ -65,7 +66,7 @@ def test_a_crash_names_the_signal(onnx_file: bytes) -> None:
         assert worker.run(PIXELS[:2]).shape == (2, DIM)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
+@posix
 def test_a_worker_that_hangs_is_ended_and_said_to_be_late(onnx_file: bytes) -> None:
     with RuntimeWorker("onnxruntime") as worker:
         worker.open(onnx_file)
@@ -81,7 +82,7 @@ def test_closing_lets_the_process_end_by_itself() -> None:
     assert worker._process.poll() == 0
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
+@posix
 def test_closing_kills_a_process_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "CLOSE_TIMEOUT_S", 0.2)
     worker = RuntimeWorker("onnxruntime")
