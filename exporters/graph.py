@@ -6,9 +6,9 @@ must compute is thus stated once, here, and :class:`GraphNetwork` runs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,20 +55,32 @@ class Graph:
         return [operation for operation in self.operations if name in operation.inputs]
 
 
+class Step(nn.Module):
+    """One operation, its weights as parameters."""
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__()
+        self.operation = operation
+        self.weights = nn.ParameterDict(
+            {name: nn.Parameter(tensor.clone()) for name, tensor in operation.weights.items()}
+        )
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """The operation's result."""
+        return self.compute(values, dict(self.weights.items()))
+
+    def compute(self, values: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        """The operation's result with these weights in place of its own."""
+        return OPERATIONS[self.operation.kind](*values, **weights, **self.operation.options)
+
+
 class GraphNetwork(nn.Module):
     """A graph as a torch module, its weights as parameters: the meaning of every exported file."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.graph = graph
-        self.weights = nn.ModuleDict(
-            {
-                operation.name: nn.ParameterDict(
-                    {name: nn.Parameter(tensor.clone()) for name, tensor in operation.weights.items()}
-                )
-                for operation in graph.operations
-            }
-        )
+        self.steps = nn.ModuleDict({operation.name: Step(operation) for operation in graph.operations})
 
     def forward(self, image: Tensor) -> Tensor:
         """Embed pictures ``[b, c, h, w]`` in 0..255."""
@@ -78,9 +90,8 @@ class GraphNetwork(nn.Module):
         """What every operation computes from pictures ``[b, c, h, w]`` in 0..255, by name."""
         results = {IMAGE: image}
         for operation in self.graph.operations:
-            weights = dict(cast("nn.ParameterDict", self.weights[operation.name]).items())
             values = [results[name] for name in operation.inputs]
-            results[operation.name] = OPERATIONS[operation.kind](*values, **weights, **operation.options)
+            results[operation.name] = self.steps[operation.name](*values)
         return results
 
 
@@ -123,7 +134,9 @@ def _average_pool(x: Tensor, *, kernel: tuple[int, int], stride: tuple[int, int]
 
 
 def _unit_length(x: Tensor) -> Tensor:
-    # F.normalize, spelled out: its expand_as would put a Shape and an Expand into the ONNX graph.
+    # F.normalize, spelled out: its expand_as would put a Shape and an Expand into the ONNX graph. In float32, whatever
+    # comes in: the squares of float16 numbers above 256 are infinite.
+    x = x.float()
     return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(NORM_EPSILON)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from exporters.manifest import Parity, Rung, RuntimeResult
+from exporters.manifest import BOUNDED_ABOVE, RUNG_OF, RUNGS, Parity, Rung, RuntimeResult
 from exporters.parity import compare
 from exporters.recipes import RUNTIMES, Recipe
+from exporters.retrieval import Judge
 from exporters.signature import Signature, require_signature
 from hetero.errors import BundleError, ExportError, RuntimeFailedError
-
-_ARITHMETIC_COSINE = 0.99  # below this the two do not compute the same function; above, some operator is imprecise
 
 
 @runtime_checkable
@@ -31,39 +30,88 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True)
+class Probes:
+    """The pictures that a file is compared on, ``uint8 [n, h, w, c]``, and the torch model's embeddings of them.
+
+    The first ``num_golden`` are the bundle's golden ones.
+    """
+
+    pixels: np.ndarray
+    reference: np.ndarray
+    num_golden: int
+
+
+@dataclass(frozen=True)
 class Measured:
-    """What the runtimes made of a file; ``vectors`` are those of the first right one, ``float32 [n, dim]``."""
+    """What the runtimes made of a file.
+
+    ``vectors`` are the probes' embeddings in the first right runtime, ``float32 [n, dim]``; where no runtime is right,
+    in the nearest one, and None if none answered.
+    """
 
     ladder: tuple[Rung, ...]
     runtimes: tuple[RuntimeResult, ...]
-    vectors: np.ndarray
+    vectors: np.ndarray | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether some runtime is right and no rung failed."""
+        return any(result.right for result in self.runtimes) and all(rung.status != "failed" for rung in self.ladder)
+
+    def require_passed(self, recipe: Recipe, cause: str) -> np.ndarray:
+        """The vectors of a file that passed.
+
+        Raises:
+            ExportError: it did not; has what it fell from, each runtime's numbers and the likely cause.
+        """
+        if not self.passed or self.vectors is None:
+            raise ExportError(
+                f"the exported {recipe.format} {recipe.precision} model does not reproduce the torch model",
+                got=self.reason(),
+                expected=_limits(recipe.limits),
+                fix=cause,
+            )
+        return self.vectors
+
+    def reason(self) -> str:
+        """What failed, in one line."""
+        failed = [rung for rung in self.ladder if rung.status == "failed"]
+        if any(result.right for result in self.runtimes):
+            return "; ".join(
+                f"{rung.rung}: "
+                + ", ".join(f"{name} {rung.measured[name]:+.4g}" for name in exceeded(rung.measured, rung.limits))
+                for rung in failed
+            )
+        return "; ".join(f"{result.name} {result.version}: {result.reason}" for result in self.runtimes)
 
 
 def measure(
     data: bytes,
     recipe: Recipe,
     expected: Signature,
-    pixels: np.ndarray,
-    reference: np.ndarray,
-    num_golden: int,
+    probes: Probes,
     workers: Mapping[str, Runner],
+    *,
+    judge: Judge | None = None,
+    allow: Collection[str] = (),
 ) -> Measured:
     """Run a file in each of the workers of its format and compare with the torch model.
 
     A runtime is right if it keeps the recipe's limits on all pictures and on the golden ones alone, and lies on those
-    within the recipe's ``golden_max_abs`` of the first right one: what :func:`exporters.verify` will ask of it.
+    within the recipe's ``golden_max_abs`` of the first right one: what :func:`exporters.verify` will ask of it. The
+    upper rungs are measured in the first right one.
 
     Args:
         expected: how the file must take pictures and give embeddings.
-        pixels: ``uint8 [n, h, w, c]``, the first ``num_golden`` of them the golden ones.
-        reference: the torch model's embeddings of them, ``float32 [n, dim]``.
         workers: by runtime, from :func:`exporters.workers.start`.
-
-    Raises:
-        ExportError: no runtime computes what the torch model does; has each one's numbers and the likely cause.
+        judge: for the upper three rungs; without it they are "not measured".
+        allow: rungs that may break their limits.
     """
+    limits = {name: limit for name, limit in recipe.limits.items() if RUNG_OF[name] not in allow}
     results: list[RuntimeResult] = []
-    first: tuple[np.ndarray, Parity] | None = None
+    first: tuple[np.ndarray, Parity, str] | None = None
+    nearest: tuple[np.ndarray, Parity] | None = None
+    golden = slice(probes.num_golden)
     for runtime in RUNTIMES[recipe.format]:
         if runtime not in workers:
             continue
@@ -72,14 +120,13 @@ def measure(
         try:
             require_signature(worker.open(data), expected, where="the exported model")
             # Two batches of different sizes exercise a free batch.
-            vectors = worker.run(pixels, batch_size=len(pixels) // 2 + 1)
-            parity = compare(reference, vectors)
-            reason = _broken(parity, compare(reference[:num_golden], vectors[:num_golden]), recipe.limits)
+            vectors = worker.run(probes.pixels, batch_size=len(probes.pixels) // 2 + 1)
+            parity = compare(probes.reference, vectors)
+            reason = _broken(parity, compare(probes.reference[golden], vectors[golden]), limits)
             if reason is None and first is not None:
-                apart = compare(first[0][:num_golden], vectors[:num_golden]).max_abs
+                apart = compare(first[0][golden], vectors[golden]).max_abs
                 if apart > recipe.golden_max_abs:
-                    other = next(result.name for result in results if result.right)
-                    reason = f"{apart:.3g} from {other} on the golden pictures"
+                    reason = f"{apart:.3g} from {first[2]} on the golden pictures"
         except (RuntimeFailedError, ExportError, BundleError) as error:
             reason = str(error)
         right = reason is None
@@ -88,61 +135,54 @@ def measure(
                 {"name": runtime, "version": worker.version, "right": right, "parity": parity, "reason": reason}
             )
         )
-        if right and first is None and vectors is not None and parity is not None:
-            first = vectors, parity
-    if first is None:
-        raise ExportError(
-            f"the exported {recipe.format} {recipe.precision} model does not reproduce the torch model",
-            got="; ".join(f"{result.name} {result.version}: {result.reason}" for result in results),
-            expected=_limits(recipe.limits),
-            fix=_cause(results),
-        )
-    vectors, parity = first
-    ladder = (
-        _rung("tensor", {"max_abs": parity.max_abs}, recipe.limits),
-        _rung("cosine", {"min_cosine": parity.min_cosine, "mean_cosine": parity.mean_cosine}, recipe.limits),
-        Rung(rung="retrieval", status="not measured", measured={}, limits={}),
-        Rung(rung="flips", status="not measured", measured={}, limits={}),
-        Rung(rung="thresholds", status="not measured", measured={}, limits={}),
-    )
-    return Measured(ladder, tuple(results), vectors)
+        if vectors is not None and parity is not None:
+            if right and first is None:
+                first = vectors, parity, runtime
+            if nearest is None or parity.mean_cosine > nearest[1].mean_cosine:
+                nearest = vectors, parity
+    found: dict[str, dict[str, float]] = {}
+    shown = first[:2] if first is not None else nearest
+    if shown is not None:
+        parity = shown[1]
+        found["tensor"] = {"max_abs": parity.max_abs}
+        found["cosine"] = {"min_cosine": parity.min_cosine, "mean_cosine": parity.mean_cosine}
+    if first is not None and judge is not None:
+        worker = workers[first[2]]
+        found |= judge.judge(lambda pixels: worker.run(pixels, batch_size=64))
+    ladder = tuple(_rung(name, found.get(name, {}), recipe.limits, allow) for name in RUNGS)
+    return Measured(ladder, tuple(results), None if shown is None else shown[0])
 
 
 def _broken(everywhere: Parity, golden: Parity, limits: Mapping[str, float]) -> str | None:
     """What a runtime broke, with its numbers; None if nothing."""
     for parity, where in ((everywhere, ""), (golden, " on the golden pictures")):
-        over = exceeded(parity, limits)
+        over = exceeded(parity.model_dump(), limits)
         if over:
             return ", ".join(f"{name} {getattr(parity, name):.6g}" for name in over) + where
     return None
 
 
-def exceeded(parity: Parity, limits: Mapping[str, float]) -> list[str]:
-    """The names of the limits that a measurement breaks: a ``max_…`` from above, any other from below."""
+def exceeded(measured: Mapping[str, float], limits: Mapping[str, float]) -> list[str]:
+    """The names of the limits that measured numbers break, those of ``BOUNDED_ABOVE`` from above, others from below.
+
+    A limit on what was not measured is not broken.
+    """
     over = []
     for name, limit in limits.items():
-        value = getattr(parity, name)
-        if value > limit if name.startswith("max") else value < limit:
-            over.append(name)
+        if name in measured:
+            value = measured[name]
+            if value > limit if name in BOUNDED_ABOVE else value < limit:
+                over.append(name)
     return over
 
 
-def _rung(name: str, measured: dict[str, float], limits: Mapping[str, float]) -> Rung:
+def _rung(name: str, measured: dict[str, float], limits: Mapping[str, float], allow: Collection[str]) -> Rung:
     held = {key: limit for key, limit in limits.items() if key in measured}
-    return Rung.model_validate({"rung": name, "status": "passed", "measured": measured, "limits": held})
+    status = "passed" if measured else "not measured"
+    if exceeded(measured, held):
+        status = "allowed" if name in allow else "failed"
+    return Rung.model_validate({"rung": name, "status": status, "measured": measured, "limits": held})
 
 
 def _limits(limits: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {'≤' if name.startswith('max') else '≥'} {limit:g}" for name, limit in limits.items())
-
-
-def _cause(results: list[RuntimeResult]) -> str:
-    best = max((result.parity.min_cosine for result in results if result.parity is not None), default=None)
-    if best is None:
-        return "look at what each runtime says of the file"
-    if best < _ARITHMETIC_COSINE:
-        return (
-            "the two compute different functions: check mean and std, the order of channels, and dropout or batch "
-            "statistics left in training mode"
-        )
-    return "an operator computes less precisely in the exported model: compare the two layer by layer"
+    return ", ".join(f"{name} {'≤' if name in BOUNDED_ABOVE else '≥'} {limit:g}" for name, limit in limits.items())

@@ -73,18 +73,46 @@ class Parity(_Record):
 
 RungName = Literal["tensor", "cosine", "retrieval", "flips", "thresholds"]
 RUNGS: tuple[RungName, ...] = ("tensor", "cosine", "retrieval", "flips", "thresholds")
-Number = Literal["max_abs", "min_cosine", "mean_cosine"]
+RUNG_OF: dict[str, RungName] = {
+    "max_abs": "tensor",
+    "min_cosine": "cosine",
+    "mean_cosine": "cosine",
+    "r_at_1": "retrieval",
+    "r_at_1_delta": "retrieval",
+    "r_at_1_low": "retrieval",
+    "r_at_1_high": "retrieval",
+    "map_at_r": "retrieval",
+    "map_at_r_delta": "retrieval",
+    "map_at_r_low": "retrieval",
+    "map_at_r_high": "retrieval",
+    "lost": "flips",
+    "won": "flips",
+    "true_accept_delta": "thresholds",
+    "false_accept_ratio": "thresholds",
+}
+"""Every number of the ladder, and the rung that it belongs to."""
+BOUNDED_ABOVE = frozenset({"max_abs", "lost", "false_accept_ratio"})
+"""The numbers of which less is better: their limits bound them from above, those of all others from below."""
+
+
+def _number(name: str) -> str:
+    if name not in RUNG_OF:
+        raise ValueError(f"is none of {', '.join(RUNG_OF)}")
+    return name
+
+
+Number = Annotated[str, AfterValidator(_number)]
 
 
 class Rung(_Record):
     """One step of the parity ladder: what was measured against the torch model, and the limits it was held to.
 
-    ``max_…`` limits bound the measured value of that name from above, others from below; one without limits only
-    informs.
+    Limits of :data:`BOUNDED_ABOVE` bound the measured value of that name from above, others from below; a rung without
+    limits only informs. A rung that breaks a limit is ``failed``, or ``allowed`` where whoever exported it said so.
     """
 
     rung: RungName
-    status: Literal["passed", "not measured"]
+    status: Literal["passed", "failed", "allowed", "not measured"]
     measured: dict[Number, float]
     limits: dict[Number, float]
 
@@ -110,6 +138,49 @@ class FileInput(_Record):
     batch: Literal["free", "one"]
 
 
+class FileOutput(_Record):
+    """How a file gives the embedding: as it is, or as int8 to be brought back by ``scale · (q − zero_point)``.
+
+    Eight bits do not hold a length of exactly 1: normalise what was brought back.
+    """
+
+    dtype: Literal["float32", "int8"] = "float32"
+    scale: float | None = None
+    zero_point: int | None = None
+
+    @model_validator(mode="after")
+    def _scaled(self) -> FileOutput:
+        scaled = self.scale is not None and self.scale > 0 and self.zero_point is not None
+        if scaled != (self.dtype == "int8") or (self.scale is None) != (self.zero_point is None):
+            raise ValueError("an int8 output has a scale and a zero point, and no other has")
+        return self
+
+
+class LayerError(_Record):
+    """How far the embedding moves when this layer alone is quantised: cosines to the float embedding.
+
+    ``weights`` is how many numbers the layer holds, ``module`` which part of the network it came from.
+    """
+
+    name: str
+    kind: str
+    module: str
+    weights: int = Field(ge=0)
+    min_cosine: float
+    mean_cosine: float
+
+
+class Content(_Record):
+    """What a file is made of: ``weight_bytes`` by type, and how many of its ``layers`` compute in int8.
+
+    Layers are convolutions and products with a matrix.
+    """
+
+    weight_bytes: dict[str, int]
+    layers: int = Field(ge=0)
+    int8_layers: int = Field(ge=0)
+
+
 class FileGolden(FileEntry):
     """The embeddings that this very file gives for the golden pixels, and how far another right runtime may be off."""
 
@@ -120,11 +191,15 @@ class ModelFile(FileEntry):
     """One exported model."""
 
     format: Literal["onnx", "tflite"]
-    precision: Literal["fp32", "fp16", "dynamic"]
+    precision: Literal["fp32", "fp16", "dynamic", "int8", "int8io"]
     recipe: str
     opset: int | None
     ops: dict[str, int]
+    content: Content
+    kept_float: tuple[str, ...]
+    layers: tuple[LayerError, ...]
     input: FileInput
+    output: FileOutput
     ladder: tuple[Rung, ...]
     runtimes: tuple[RuntimeResult, ...] = Field(min_length=1)
     golden: FileGolden
@@ -135,7 +210,12 @@ class ModelFile(FileEntry):
             raise ValueError(f"there is no {self.format} file of precision {self.precision}")
         if tuple(rung.rung for rung in self.ladder) != RUNGS:
             raise ValueError(f"the ladder is not {', '.join(RUNGS)}")
-        if not self.limits:
+        for rung in self.ladder:
+            if any(RUNG_OF[name] != rung.rung for name in (*rung.measured, *rung.limits)):
+                raise ValueError(f"the rung {rung.rung} has another rung's numbers")
+            if rung.status == "failed":
+                raise ValueError(f"the rung {rung.rung} failed and was not allowed")
+        if not any(rung.limits for rung in self.ladder):
             raise ValueError("the ladder holds the file to no limit")
         if any(result.name not in RUNTIMES[self.format] for result in self.runtimes):
             raise ValueError(f"a runtime is none of {', '.join(RUNTIMES[self.format])}")
@@ -147,8 +227,8 @@ class ModelFile(FileEntry):
 
     @property
     def limits(self) -> dict[str, float]:
-        """Every limit that the ladder holds the file to."""
-        return {name: limit for rung in self.ladder for name, limit in rung.limits.items()}
+        """Every limit that the ladder holds the file to: those it may break are left out."""
+        return {name: limit for rung in self.ladder if rung.status != "allowed" for name, limit in rung.limits.items()}
 
     def measured(self, name: Number) -> float:
         """A number of the ladder; NaN where it was not measured."""
@@ -196,6 +276,38 @@ class Golden(_Record):
     embeddings: FileEntry
 
 
+class CalibrationRecord(_Record):
+    """Which pictures int8 files were calibrated on: how many, how many were held back to measure on, and their hash.
+
+    ``sha256`` is of the calibration pixels' bytes followed by the held-back ones'.
+    """
+
+    pictures: int = Field(gt=0)
+    held_back: int = Field(ge=0)
+    sha256: Sha256
+
+
+class RetrievalRecord(_Record):
+    """In which test the files were searched with, and how good the torch model is in it."""
+
+    data: str
+    queries: int = Field(gt=0)
+    gallery: int = Field(gt=0)
+    torch_r_at_1: float
+    torch_map_at_r: float
+
+
+class Blocked(_Record):
+    """A file that was asked for and left out: the ladder it fell from, and which layers lose most."""
+
+    format: Literal["onnx", "tflite"]
+    precision: Literal["fp32", "fp16", "dynamic", "int8", "int8io"]
+    recipe: str
+    reason: str
+    ladder: tuple[Rung, ...]
+    layers: tuple[LayerError, ...]
+
+
 class Provenance(_Record):
     """How the bundle was made. Deliberately without a clock, so that equal inputs give equal bundles."""
 
@@ -218,6 +330,9 @@ class Manifest(_Record):
     files: tuple[ModelFile, ...] = Field(min_length=1)
     thresholds: tuple[Threshold, ...]
     golden: Golden
+    calibration: CalibrationRecord | None
+    retrieval: RetrievalRecord | None
+    blocked: tuple[Blocked, ...]
     provenance: Provenance
 
     @model_validator(mode="after")

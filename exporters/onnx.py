@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -15,24 +16,34 @@ from exporters.quiet import quiet
 from exporters.runtimes import refuse_external_data
 from hetero.errors import ExportError, MissingExtraError
 
+_SCOPES = "pkg.torch.onnx.name_scopes"  # torch's exporter keeps in it which modules asked for a node
 OPSET = 18  # what torch's exporter writes without converting versions; every onnxruntime since 1.14 runs it
 
 
 class CameraNetwork(nn.Module):
-    """``image`` uint8 ``[b, h, w, c]`` in, unit-length float32 ``[b, dim]`` out."""
+    """``image`` uint8 ``[b, h, w, c]`` in, unit-length float32 ``[b, dim]`` out; ``dtype`` in between."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = GraphNetwork(graph)
+        self.network = GraphNetwork(graph).to(dtype)
+        self.dtype = dtype
 
     def forward(self, image: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b dim"]:
         """Embed preprocessed pixels."""
-        embedding: Tensor = self.network(image.permute(0, 3, 1, 2).to(torch.float32))
+        embedding: Tensor = self.network(image.permute(0, 3, 1, 2).to(self.dtype))
         return embedding
 
 
-def to_onnx(graph: Graph, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+def to_onnx(
+    graph: Graph, metadata: dict[str, str], *, dtype: torch.dtype = torch.float32
+) -> tuple[bytes, dict[str, int]]:
     """The graph as one ONNX file with a free batch (its bytes), and how often each operator occurs in it.
+
+    Its nodes are named ``OPERATION/OPERATOR`` after the operations of the graph.
+
+    Args:
+        metadata: strings kept in the file.
+        dtype: of weights and arithmetic, float32 or float16; the normalisation is float32 always.
 
     Raises:
         ExportError: torch cannot export it, or the result fails onnx's checker or is not opset 18.
@@ -50,7 +61,7 @@ def to_onnx(graph: Graph, metadata: dict[str, str]) -> tuple[bytes, dict[str, in
     with quiet() as captured:
         try:
             program = torch.onnx.export(
-                CameraNetwork(graph).eval(),
+                CameraNetwork(graph, dtype).eval(),
                 (example,),
                 dynamo=True,
                 external_data=False,
@@ -69,12 +80,18 @@ def to_onnx(graph: Graph, metadata: dict[str, str]) -> tuple[bytes, dict[str, in
     if program is None:
         raise ExportError("torch's exporter returned nothing", got=captured.getvalue()[-200:] or None)
     proto = program.model_proto
+    _name_nodes(proto)
     _strip(proto)
     onnx.helper.set_model_props(proto, metadata)
-    return _checked(proto)
+    return checked(proto)
 
 
-def _checked(proto: Any) -> tuple[bytes, dict[str, int]]:
+def checked(proto: Any) -> tuple[bytes, dict[str, int]]:
+    """The model's bytes and operators, once it has passed onnx's checker.
+
+    Raises:
+        ExportError, BundleError: as :func:`to_onnx`.
+    """
     import onnx
 
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
@@ -98,6 +115,17 @@ def _checked(proto: Any) -> tuple[bytes, dict[str, int]]:
         )
     refuse_external_data(data, where="the exported model")
     return data, dict(sorted(Counter(node.op_type for node in proto.graph.node).items()))
+
+
+def _name_nodes(proto: Any) -> None:
+    """Name each node after the operation that asked for it, by which quantisation finds it again."""
+    seen: Counter[str] = Counter()
+    for node in proto.graph.node:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
+        found = re.search(r"network\.steps\.(\w+)", scopes)
+        name = f"{found.group(1) if found else 'image'}/{node.op_type}"
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}.{seen[name]}"
 
 
 def _strip(proto: Any) -> None:

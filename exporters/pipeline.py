@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -12,34 +13,47 @@ from torch import nn
 
 import hetero
 from exporters.bundle import Bundle, checked_destination, write_bundle
+from exporters.calibration import Calibration, read_calibration
+from exporters.convert import Converted, Converter
+from exporters.diagnose import likely_cause
 from exporters.fold import fold
 from exporters.golden import make_golden, npy_bytes
 from exporters.graph import Graph
-from exporters.ladder import measure
+from exporters.ladder import Measured, Probes, measure
+from exporters.layers import layer_errors
 from exporters.manifest import (
+    RUNGS,
+    Blocked,
     FileGolden,
-    FileInput,
     InputSpec,
+    LayerError,
     Manifest,
     Model,
     ModelFile,
     OutputSpec,
     Provenance,
+    RetrievalRecord,
     Tool,
     entry_of,
 )
+from exporters.mixed import fewest_float
 from exporters.parity import probe_pixels, reference_embeddings
+from exporters.quantize import observe
 from exporters.recipes import Recipe, chosen
+from exporters.retrieval import Judge, RetrievalTest
 from exporters.runtimes import PREPROCESS_KEY, SPACE_KEY, open_bytes
 from exporters.signature import signature_of
-from exporters.source import read_source, require_exportable
+from exporters.source import Source, read_source, require_exportable
 from exporters.trace import trace
-from exporters.workers import start
-from hetero.errors import ConfigError
+from exporters.workers import RuntimeWorker, start
+from hetero.errors import ConfigError, ExportError, nearest
 from hetero.preprocess import PreprocessSpec
 from hetero.retrieval.verification import Threshold
 from hetero.space import EmbeddingSpace
 
+GOLDEN_PICTURES = 8  # taken from the calibration pictures where none are given
+NATURAL_QUERIES = 64  # of the retrieval test: int8 files are compared on pictures like those to be embedded
+LAYER_PICTURES = 32  # that each layer's error is measured on: a standard error of a few per cent of it
 _TOOLS = {"onnx": ("torch", "onnx", "onnxscript"), "tflite": ("torch", "tensorflow")}
 
 
@@ -53,10 +67,17 @@ def export(
     thresholds: Sequence[Threshold] | None = None,
     formats: Sequence[str] = ("onnx",),
     precisions: Sequence[str] = ("fp32",),
+    calibration: np.ndarray | Sequence[Path] | None = None,
+    retrieval: RetrievalTest | None = None,
+    allow: Sequence[str] = (),
+    leave_out: bool = False,
     licence: str = "NOASSERTION",
     say: Callable[[str], object] = lambda line: None,
 ) -> Bundle:
     """Export a student into a bundle, each file measured against torch in every installed runtime of its format.
+
+    An int8 file that fails is made again with more and more of the layers in float that lose most, down to the fewest
+    with which it passes.
 
     Args:
         model: a checkpoint directory, or a network that takes colour-normalised float32 ``[b, c, h, w]`` and
@@ -64,10 +85,14 @@ def export(
         out: ``NAME.hetero``, written in one step; an older bundle there is replaced.
         preprocess, space: of a network; a checkpoint has its own.
         golden_images: ``uint8 [n, h, w]`` or ``[n, h, w, c]``, or a sequence of single pictures of any size or
-            of paths of image files, which are kept as they are; with None, seeded synthetic pictures (the manifest
-            says which).
+            of paths of image files, which are kept as they are; with None, some of the calibration pictures, and
+            without those seeded synthetic pictures (the manifest says which).
         thresholds: from :func:`hetero.retrieval.verification.calibrate`; with None, the checkpoint's.
         formats, precisions: every combination that :data:`exporters.recipes.RECIPES` has is exported.
+        calibration: real pictures of training classes, ``uint8 [n, h, w, c]`` preprocessed or paths; int8 needs them.
+        retrieval: what the files must still find in the gallery; without it the upper rungs are "not measured".
+        allow: rungs of the ladder that files may fail; the manifest says where they did.
+        leave_out: a file that fails is left out of the bundle and recorded with its numbers, instead of an error.
         licence: SPDX expression for the weights; ``NOASSERTION`` says that nothing was stated.
         say: called with a line of progress for each file.
 
@@ -80,57 +105,59 @@ def export(
     out = checked_destination(out)
     if not licence:
         raise ConfigError("the licence is empty", fix="state an SPDX expression, or leave the argument out")
+    for name in allow:
+        if name not in RUNGS:
+            raise ConfigError("unknown rung of the ladder", got=repr(name), expected=nearest(name, RUNGS))
     recipes = chosen(formats, precisions)
     source = read_source(model, preprocess, space)
     spec = source.preprocess
+    calibrated = None if calibration is None else read_calibration(calibration, spec)
     require_exportable(source.network, spec, source.space.dim)
     graph = fold(trace(source.network, spec))
+    if golden_images is None and calibrated is not None:
+        golden_images = calibrated.held_back[:GOLDEN_PICTURES]
     golden, golden_pixels, contents = make_golden(source.network, spec, golden_images)
-    pixels = np.concatenate([golden_pixels, probe_pixels((spec.height, spec.width, spec.channels))])
-    reference = reference_embeddings(source.network, pixels, spec)
-    metadata = {SPACE_KEY: source.space.id, PREPROCESS_KEY: spec.fingerprint()}
+    thresholds = source.thresholds if thresholds is None else tuple(thresholds)
+    judge = None
+    if retrieval is not None:
+        say(f"{retrieval.name}: searching with the torch model")
+        judge = Judge(retrieval, lambda pixels: reference_embeddings(source.network, pixels, spec), thresholds)
     picture = InputSpec(height=spec.height, width=spec.width, channels=spec.channels)
-    output = OutputSpec(dim=source.space.dim)
-    files: list[ModelFile] = []
     used = tuple(dict.fromkeys(recipe.format for recipe in recipes))
+    files: list[ModelFile] = []
+    blocked: list[Blocked] = []
     with start(used) as workers:
+        line = _Line(source, graph, golden_pixels, calibrated, judge, workers, frozenset(allow))
         for recipe in recipes:
             say(f"{recipe.format} {recipe.precision}: converting")
-            data, ops, opset, source_input = _convert(recipe, graph, metadata)
-            expected = signature_of(source_input, picture, output)
-            if recipe.format == "onnx":
-                open_bytes(data, picture, output, where="the exported model")  # names and types, too
-            measured = measure(data, recipe, expected, pixels, reference, len(golden_pixels), workers)
-            golden_path = f"golden/{recipe.format}.{recipe.precision}.npy"
-            own = npy_bytes(measured.vectors[: len(golden_pixels)])
-            file = ModelFile(
-                **entry_of(recipe.path, data).model_dump(),
-                format=recipe.format,
-                precision=recipe.precision,
-                recipe=recipe.name,
-                opset=opset,
-                ops=ops,
-                input=source_input,
-                ladder=measured.ladder,
-                runtimes=measured.runtimes,
-                golden=FileGolden(**entry_of(golden_path, own).model_dump(), max_abs=recipe.golden_max_abs),
-            )
+            made = line.make(recipe)
+            if not made.measured.passed and leave_out:
+                blocked.append(_blocked(recipe, made))
+                say(f"{recipe.format} {recipe.precision}: left out, {blocked[-1].reason}")
+                continue
+            file, parts = _filed(recipe, made, line)
             files.append(file)
-            contents |= {recipe.path: data, golden_path: own}
+            contents |= parts
             say(
-                f"{recipe.format} {recipe.precision}: {file.size_bytes:,} bytes, max abs {file.measured('max_abs'):.1e}"
+                f"{recipe.format} {recipe.precision}: {file.size_bytes:,} bytes, "
+                f"max abs {file.measured('max_abs'):.1e}, mean cosine {file.measured('mean_cosine'):.5f}"
             )
+    if not files:
+        raise ExportError("every file failed", got="; ".join(entry.reason for entry in blocked))
     manifest = Manifest(
         name=out.stem,
         licence=licence,
         space=source.space,
         model=Model(weights_sha256=source.weights_sha256, arch=source.arch),
         input=picture,
-        output=output,
+        output=OutputSpec(dim=source.space.dim),
         preprocess=spec,
         files=tuple(files),
-        thresholds=source.thresholds if thresholds is None else tuple(thresholds),
+        thresholds=tuple(thresholds),
         golden=golden,
+        calibration=None if calibrated is None else calibrated.record,
+        retrieval=None if judge is None else _retrieval(judge),
+        blocked=tuple(blocked),
         provenance=Provenance(
             created_by="exporters.export", hetero_version=hetero.__version__, tools=_tools(used, list(files))
         ),
@@ -138,18 +165,132 @@ def export(
     return write_bundle(out, manifest, contents)
 
 
-def _convert(
-    recipe: Recipe, graph: Graph, metadata: dict[str, str]
-) -> tuple[bytes, dict[str, int], int | None, FileInput]:
-    """The file's bytes, its operators, its opset, and how it takes pictures."""
-    if recipe.format == "onnx":
-        from exporters.onnx import OPSET, to_onnx
+@dataclass(frozen=True)
+class _Made:
+    """A file with its measurements; ``cause`` is what an error would advise."""
 
-        return *to_onnx(graph, metadata), OPSET, FileInput(dtype="uint8", layout="NHWC", batch="free")
-    from exporters.tflite import to_tflite
+    converted: Converted
+    measured: Measured
+    layers: tuple[LayerError, ...]
+    cause: str
 
-    data, ops = to_tflite(graph, recipe.precision, metadata)
-    return data, ops, None, FileInput(dtype="float32", layout="NHWC", batch="one")
+
+class _Line:
+    """Makes one file after another of the same network, on the same pictures, in the same workers."""
+
+    def __init__(
+        self,
+        source: Source,
+        graph: Graph,
+        golden: np.ndarray,
+        calibration: Calibration | None,
+        judge: Judge | None,
+        workers: Mapping[str, RuntimeWorker],
+        allow: frozenset[str],
+    ) -> None:
+        self.source, self.graph, self.calibration = source, graph, calibration
+        self.judge, self.workers, self.allow = judge, workers, allow
+        self.metadata = {SPACE_KEY: source.space.id, PREPROCESS_KEY: source.preprocess.fingerprint()}
+        spec = source.preprocess
+        self.picture = InputSpec(height=spec.height, width=spec.width, channels=spec.channels)
+        self.probes = self._probes(golden, probe_pixels(self.picture.shape))
+        natural = [] if calibration is None else [calibration.held_back]
+        if judge is not None:
+            queries = np.arange(len(judge.test.protocol.query_ids))
+            natural.append(judge.test.read(queries[:: max(len(queries) // NATURAL_QUERIES, 1)][:NATURAL_QUERIES]))
+        self.natural = self._probes(golden, *natural)
+
+    def _probes(self, golden: np.ndarray, *others: np.ndarray) -> Probes:
+        pixels = np.concatenate([golden, *others])
+        vectors = reference_embeddings(self.source.network, pixels, self.source.preprocess)
+        return Probes(pixels, vectors, len(golden))
+
+    def make(self, recipe: Recipe) -> _Made:
+        """The file of a recipe, with the fewest layers in float with which it passes."""
+        converter = Converter(recipe, self.graph, self.metadata, self.calibration)
+        probes = self.natural if recipe.calibrated else self.probes
+
+        def attempt(keep_float: Sequence[str] = ()) -> tuple[Converted, Measured]:
+            converted = converter.convert(keep_float)
+            expected = signature_of(
+                converted.input, converted.output, self.picture, OutputSpec(dim=self.source.space.dim)
+            )
+            return converted, measure(
+                converted.data, recipe, expected, probes, self.workers, judge=self.judge, allow=self.allow
+            )
+
+        converted, measured = attempt()
+        layers: tuple[LayerError, ...] = ()
+        if recipe.calibrated and self.calibration is not None:
+            ranges = observe(self.graph, self.calibration.pixels)
+            layers = layer_errors(self.graph, ranges, converter.scheme, probes.pixels[-LAYER_PICTURES:])
+            if not measured.passed and len(layers) > 1:
+                names = [layer.name for layer in layers]
+                converted, measured = fewest_float(names, attempt, lambda made: made[1].passed)
+        cause = ""
+        if not measured.passed:
+            calibrated = self.calibration.pixels if recipe.calibrated and self.calibration is not None else None
+            cause = likely_cause(
+                measured,
+                probes,
+                self.source.network,
+                self.source.preprocess,
+                graph=self.graph,
+                calibration=calibrated,
+            )
+        return _Made(converted, measured, layers, cause)
+
+
+def _filed(recipe: Recipe, made: _Made, line: _Line) -> tuple[ModelFile, dict[str, bytes]]:
+    """The manifest's entry of a file, and what goes into the bundle with it."""
+    converted = made.converted
+    worst = ", ".join(f"{layer.name} {layer.mean_cosine:.5f}" for layer in made.layers[:3])
+    cause = f"{made.cause}; the layers that lose most alone: {worst}" if worst else made.cause
+    vectors = made.measured.require_passed(recipe, cause)
+    if recipe.format == "onnx":  # names and types, too
+        open_bytes(converted.data, line.picture, OutputSpec(dim=line.source.space.dim), where="the exported model")
+    num_golden = line.probes.num_golden
+    golden_path = f"golden/{recipe.format}.{recipe.precision}.npy"
+    own = npy_bytes(vectors[:num_golden])
+    file = ModelFile(
+        **entry_of(recipe.path, converted.data).model_dump(),
+        format=recipe.format,
+        precision=recipe.precision,
+        recipe=recipe.name,
+        opset=converted.opset,
+        ops=converted.ops,
+        content=converted.content,
+        kept_float=converted.kept_float,
+        layers=made.layers,
+        input=converted.input,
+        output=converted.output,
+        ladder=made.measured.ladder,
+        runtimes=made.measured.runtimes,
+        golden=FileGolden(**entry_of(golden_path, own).model_dump(), max_abs=recipe.golden_max_abs),
+    )
+    return file, {recipe.path: converted.data, golden_path: own}
+
+
+def _blocked(recipe: Recipe, made: _Made) -> Blocked:
+    return Blocked(
+        format=recipe.format,
+        precision=recipe.precision,
+        recipe=recipe.name,
+        reason=f"{made.measured.reason()}: {made.cause}",
+        ladder=made.measured.ladder,
+        layers=made.layers,
+    )
+
+
+def _retrieval(judge: Judge) -> RetrievalRecord:
+    protocol, scores = judge.test.protocol, judge.torch.scores
+    return RetrievalRecord(
+        data=judge.test.name,
+        queries=len(protocol.query_ids),
+        gallery=len(protocol.gallery_ids),
+        torch_r_at_1=float(scores.r_at_1.mean()),
+        torch_map_at_r=float(scores.map_at_r.mean()),
+    )
 
 
 def _tools(formats: Sequence[str], files: Sequence[ModelFile]) -> tuple[Tool, ...]:

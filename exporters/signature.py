@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporters.manifest import FileInput, InputSpec, OutputSpec
+from exporters.manifest import FileInput, FileOutput, InputSpec, OutputSpec
 from hetero.errors import BundleError
 
 Signature = dict[str, tuple[str, list[Any]]]
 _ONNX_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
 
 
-def signature_of(source: FileInput, picture: InputSpec, output: OutputSpec) -> Signature:
+def signature_of(source: FileInput, result: FileOutput, picture: InputSpec, output: OutputSpec) -> Signature:
     """Type and shape of the one input and the one output; the batch is ``None`` where it is free."""
     batch = None if source.batch == "free" else 1
     height, width, channels = picture.shape
     shape = [height, width, channels] if source.layout == "NHWC" else [channels, height, width]
-    return {"input": (source.dtype, [batch, *shape]), "output": (output.dtype, [batch, output.dim])}
+    return {"input": (source.dtype, [batch, *shape]), "output": (result.dtype, [batch, output.dim])}
 
 
 def require_signature(found: dict[str, Any], expected: Signature, *, where: str) -> None:

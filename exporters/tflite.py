@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
 from exporters.graph import IMAGE, Graph, Operation
+from exporters.manifest import FileOutput
+from exporters.quiet import quiet
 from hetero.errors import ExportError, MissingExtraError
 
+T = TypeVar("T")
 _L2_EPSILON = 1e-24  # under the root: the graph's 1e-12 squared
 
 
@@ -26,51 +29,93 @@ def to_tflite(graph: Graph, precision: str, metadata: dict[str, str]) -> tuple[b
     Raises:
         ExportError: TensorFlow cannot express or convert it. MissingExtraError: TensorFlow is not installed.
     """
-    tf = _tensorflow()
-    try:
+    tf = tensorflow()
+
+    def convert() -> bytes:
         function, root = emit(graph)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], root)
         if precision != "fp32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            # A scale for each row of a matrix would need the operator's newest version, which older devices lack.
+            converter._experimental_disable_per_channel_quantization_for_dense_layers = True
         if precision == "fp16":
             converter.target_spec.supported_types = [tf.float16]
-        data = bytes(converter.convert())
-    except ExportError:
-        raise
-    except Exception as error:  # TensorFlow and its converter raise classes that they do not document
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ExportError("TensorFlow cannot convert this network", got=lines[0] if lines else None) from error
-    return _annotated(data, metadata)
+        return bytes(converter.convert())
+
+    return annotated(attempt(convert), metadata)
 
 
-def _annotated(data: bytes, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The file with its metadata, and the count of each operator."""
+def attempt(do: Callable[[], T]) -> T:
+    """Have TensorFlow do something; what it prints is dropped.
+
+    Raises:
+        ExportError: it failed.
+    """
+    with quiet():
+        try:
+            return do()
+        except ExportError:
+            raise
+        except Exception as error:  # TensorFlow and its converter raise classes that they do not document
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise ExportError("TensorFlow cannot convert this network", got=lines[0] if lines else None) from error
+
+
+def annotated(data: bytes, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+    """The file with these strings in its metadata, and the count of each operator."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
+    model = parsed(data)
     for name, value in sorted(metadata.items()):
         buffer, entry = schema.BufferT(), schema.MetadataT()
         buffer.data = np.frombuffer(value.encode(), np.uint8)
         entry.name, entry.buffer = name.encode(), len(model.buffers)
         model.buffers.append(buffer)
         model.metadata = [*(model.metadata or []), entry]
+    counts = Counter(kind for kind, _ in operators(model))
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), dict(sorted(counts.items()))
+
+
+def parsed(data: bytes) -> Any:
+    """A TFLite file as the objects of its schema."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    return flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
+
+
+def operators(model: Any) -> Iterator[tuple[str, Any]]:
+    """The kind, such as ``CONV_2D``, and the record of each operator, in the file's order."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
     kinds = [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
-    counts = Counter(kinds[operator.opcodeIndex] for operator in model.subgraphs[0].operators)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), dict(sorted(counts.items()))
+    for operator in model.subgraphs[0].operators:
+        yield kinds[operator.opcodeIndex], operator
+
+
+def output_of(data: bytes) -> FileOutput:
+    """How a TFLite file gives its embedding."""
+    model = parsed(data)
+    [place] = model.subgraphs[0].outputs
+    tensor = model.subgraphs[0].tensors[place]
+    if tensor.quantization is None or tensor.quantization.scale is None:
+        return FileOutput()
+    scale, zero_point = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
+    return FileOutput(dtype="int8", scale=scale, zero_point=zero_point)
 
 
 def emit(graph: Graph) -> tuple[Any, Any]:
     """A concrete TensorFlow function of the graph on one picture, and the module that keeps it alive."""
-    tf = _tensorflow()
+    tf = tensorflow()
     channels, height, width = graph.shape
 
     def embed(image: Any) -> dict[str, Any]:
         results = {IMAGE: image}
         for operation in graph.operations:
             values = [results[name] for name in operation.inputs]
-            result = _EMITTERS[operation.kind](tf, graph, operation, *values)
+            with tf.name_scope(operation.name):  # by which quantisation finds it again
+                result = _EMITTERS[operation.kind](tf, graph, operation, *values)
             _require_shape(operation, tuple(result.shape))
             results[operation.name] = result
         return {"embedding": results[graph.operations[-1].name]}
@@ -225,7 +270,12 @@ def _scalar(operation: Operation, x: Any) -> Any:
     return x if shift == 0 else x + shift
 
 
-def _tensorflow() -> Any:
+def tensorflow() -> Any:
+    """The package, imported when it is first needed.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import tensorflow
     except ImportError as error:

@@ -264,7 +264,7 @@ def _check_parity(file: ModelFile, torch_vectors: np.ndarray, golden: np.ndarray
     detail = (
         f"max_abs {parity.max_abs:.3g}, mean cosine {parity.mean_cosine:.7f} to the torch model; limits {file.limits}"
     )
-    return Check("parity", not exceeded(parity, file.limits), detail, name)
+    return Check("parity", not exceeded(parity.model_dump(), file.limits), detail, name)
 
 
 def _check_onnx(
@@ -297,7 +297,7 @@ def _check_tflite(
         data = bundle.read(file.path)
         require_tflite(data, manifest.space.id, manifest.preprocess.fingerprint(), where=where)
         found = worker.open(data, threads=threads)
-        require_signature(found, signature_of(file.input, manifest.input, manifest.output), where=where)
+        require_signature(found, signature_of(file.input, file.output, manifest.input, manifest.output), where=where)
         vectors = worker.run(pixels)
     except (BundleError, RuntimeFailedError) as error:
         yield Check("runtime", False, str(error), name)

@@ -84,10 +84,13 @@ def _as_input(pixels: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def _as_float(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    """Embeddings in float32; integer ones are brought back to unit length, which 8 bits cannot hold."""
     scale, zero = tensor["quantization"]
     if np.issubdtype(values.dtype, np.floating):
         return values.astype(np.float32)
-    return ((values.astype(np.float32) - zero) * scale).astype(np.float32)
+    rows = (values.astype(np.float64) - zero) * scale
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def _open_litert(data: bytes, threads: int) -> TfliteModel:

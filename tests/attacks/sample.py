@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from exporters.manifest import (
+    Content,
     FileEntry,
     FileGolden,
     FileInput,
+    FileOutput,
     Golden,
     InputSpec,
     Manifest,
@@ -53,7 +55,11 @@ def model_file(model: FileEntry, golden: FileEntry) -> ModelFile:
         recipe="by hand",
         opset=18,
         ops={"Conv": 3},
+        content=Content(weight_bytes={"float32": 400}, layers=3, int8_layers=0),
+        kept_float=(),
+        layers=(),
         input=FileInput(dtype="uint8", layout="NHWC", batch="free"),
+        output=FileOutput(),
         ladder=(
             Rung(rung="tensor", status="passed", measured={"max_abs": 1e-7}, limits={"max_abs": 1e-5}),
             Rung(rung="cosine", status="passed", measured={"min_cosine": 1.0}, limits={}),
@@ -92,5 +98,8 @@ def make_manifest() -> Manifest:
             pixels=entry_of("golden/pixels.npy", CONTENTS["golden/pixels.npy"]),
             embeddings=entry_of("golden/embeddings.npy", CONTENTS["golden/embeddings.npy"]),
         ),
+        calibration=None,
+        retrieval=None,
+        blocked=(),
         provenance=Provenance(created_by="a test", hetero_version="0", tools=()),
     )

@@ -57,6 +57,25 @@ def mixed() -> nn.Module:
     return settle(network)
 
 
+def wide() -> nn.Module:
+    """Large enough for TFLite's dynamic range, which leaves tensors of less than 1,024 numbers float."""
+    torch.manual_seed(8)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.Hardswish(),
+        nn.Conv2d(32, 32, 3, padding=1, groups=32),
+        SqueezeExcite(32),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, DIM),
+    )
+    return settle(network)
+
+
 def unpadded() -> nn.Module:
     """The first convolution pads nothing, two filters a channel, a rectangular kernel; PReLU and ReLU6."""
     torch.manual_seed(6)
@@ -117,6 +136,7 @@ def family(block: str = "inverted_residual") -> nn.Module:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], PreprocessSpec]] = {
     "mixed": (mixed, SPEC),
+    "wide": (wide, SPEC),
     "unpadded": (unpadded, SPEC),
     "residual": (residual, SPEC),
     "family": (family, SQUARE),

@@ -45,6 +45,9 @@ def make_manifest(contents: dict[str, bytes], **changes: Any) -> Manifest:
         "files": (model_file(model, own),),
         "thresholds": (),
         "golden": Golden(source="by hand", images=(image,), pixels=pixels, embeddings=embeddings),
+        "calibration": None,
+        "retrieval": None,
+        "blocked": (),
         "provenance": Provenance(created_by="a test", hetero_version="0", tools=()),
     }
     return Manifest(**{**fields, **changes})

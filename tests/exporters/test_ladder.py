@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exporters.diagnose import likely_cause
 from exporters.fold import fold
-from exporters.ladder import Measured, exceeded, measure
-from exporters.manifest import FileInput, InputSpec, OutputSpec, Parity
+from exporters.ladder import Measured, Probes, exceeded, measure
+from exporters.manifest import FileInput, FileOutput, InputSpec, OutputSpec
 from exporters.onnx import to_onnx
 from exporters.parity import probe_pixels, reference_embeddings
 from exporters.recipes import FP32_MAX_ABS, RECIPES, Recipe, chosen
@@ -26,7 +27,7 @@ from networks import DIM, SPEC, mixed
 
 PIXELS = probe_pixels((SPEC.height, SPEC.width, SPEC.channels))
 PICTURE, OUTPUT = InputSpec(height=16, width=12, channels=3), OutputSpec(dim=DIM)
-EXPECTED = signature_of(FileInput(dtype="uint8", layout="NHWC", batch="free"), PICTURE, OUTPUT)
+EXPECTED = signature_of(FileInput(dtype="uint8", layout="NHWC", batch="free"), FileOutput(), PICTURE, OUTPUT)
 NUM_GOLDEN = 4
 FP32 = Recipe("onnx", "fp32", "fp32", {"max_abs": FP32_MAX_ABS}, 1e-5)
 
@@ -63,7 +64,10 @@ class Off:
 
 
 def climb(data: bytes, reference: np.ndarray, workers: dict[str, Any], recipe: Recipe = FP32) -> Measured:
-    return measure(data, recipe, EXPECTED, PIXELS, reference, NUM_GOLDEN, workers)
+    probes = Probes(PIXELS, reference, NUM_GOLDEN)
+    measured = measure(data, recipe, EXPECTED, probes, workers)
+    measured.require_passed(recipe, likely_cause(measured, probes, mixed(), SPEC))
+    return measured
 
 
 def test_a_right_file_passes_and_its_vectors_are_kept(
@@ -130,13 +134,16 @@ def test_limits_hold_for_the_golden_pictures_alone_too(
 def test_a_file_that_takes_something_else_than_declared_is_refused(
     onnx_file: bytes, reference: np.ndarray, worker: RuntimeWorker
 ) -> None:
-    declared: Signature = signature_of(FileInput(dtype="float32", layout="NHWC", batch="free"), PICTURE, OUTPUT)
+    declared: Signature = signature_of(
+        FileInput(dtype="float32", layout="NHWC", batch="free"), FileOutput(), PICTURE, OUTPUT
+    )
     with pytest.raises(ExportError, match=r"takes or gives something else than declared; got .*uint8"):
-        measure(onnx_file, FP32, declared, PIXELS, reference, NUM_GOLDEN, {"onnxruntime": worker})
+        probes = Probes(PIXELS, reference, NUM_GOLDEN)
+        measure(onnx_file, FP32, declared, probes, {"onnxruntime": worker}).require_passed(FP32, "")
 
 
 def test_exceeded_bounds_maxima_from_above_and_cosines_from_below() -> None:
-    parity = Parity(max_abs=0.25, min_cosine=0.5, mean_cosine=0.75, images=2)
+    parity = {"max_abs": 0.25, "min_cosine": 0.5, "mean_cosine": 0.75}
     assert exceeded(parity, {"max_abs": 0.25, "min_cosine": 0.5, "mean_cosine": 0.75}) == []
     assert exceeded(parity, {"max_abs": 0.24, "min_cosine": 0.51, "mean_cosine": 0.76}) == [
         "max_abs",
@@ -147,7 +154,7 @@ def test_exceeded_bounds_maxima_from_above_and_cosines_from_below() -> None:
 
 def test_chosen_takes_either_name_and_keeps_the_order_of_the_table() -> None:
     assert chosen(["tflite"], ["wfp16_afp32", "fp32"]) == [
-        recipe for recipe in RECIPES if recipe.format == "tflite" and recipe.precision != "dynamic"
+        recipe for recipe in RECIPES if recipe.format == "tflite" and recipe.precision in ("fp32", "fp16")
     ]
     assert [recipe.path for recipe in chosen(["onnx", "tflite"], ["fp32"])] == [
         "onnx/model.fp32.onnx",
@@ -161,4 +168,4 @@ def test_every_recipe_has_a_limit_and_a_name_of_its_own() -> None:
     with pytest.raises(ConfigError, match="nearest: dynamic"):
         chosen(["tflite"], ["dynamc"])
     with pytest.raises(ConfigError, match="nothing of this format is to be exported; got onnx, of onnx, tflite"):
-        chosen(["onnx", "tflite"], ["fp16"])
+        chosen(["onnx", "tflite"], ["dynamic"])

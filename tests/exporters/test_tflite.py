@@ -34,7 +34,7 @@ from hetero.preprocess import PreprocessSpec
 from hetero.space import define_space
 
 sys.path.insert(0, str(Path(__file__).parent))
-from networks import DIM, NETWORKS, SPEC, family, mixed, unpadded
+from networks import DIM, NETWORKS, SPEC, family, mixed, unpadded, wide
 
 SPACE = define_space(weights_sha256="a" * 64, preprocess_fingerprint=SPEC.fingerprint(), dim=DIM)
 RUNTIMES = ("ai-edge-litert", "tensorflow", "tflite-runtime")
@@ -191,7 +191,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines: list[str] = []
     precisions = ("fp32", "fp16", "dynamic")
     export(
-        mixed(),
+        wide(),
         path,
         preprocess=SPEC,
         space=SPACE,
@@ -199,7 +199,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         precisions=precisions,
         say=lines.append,
     )
-    assert len(lines) == 8  # two a file
+    assert len(lines) == 10  # two a file
     return path
 
 
@@ -208,7 +208,7 @@ def test_one_call_exports_every_format_into_one_bundle_that_verifies(exported: P
     assert report.passed, report
     names = {check.file for check in report.checks if check.name == "embeddings"}
     installed = [name for name in RUNTIMES if workers.is_installed(name)]
-    assert names == {"onnx fp32, onnxruntime"} | {
+    assert names == {"onnx fp32, onnxruntime", "onnx fp16, onnxruntime"} | {
         f"tflite {p}, {r}" for p in ("fp32", "fp16", "dynamic") for r in installed
     }
 
@@ -219,13 +219,14 @@ def test_manifest_says_how_each_file_takes_its_picture_and_which_runtimes_are_ri
     files = open_bundle(exported).manifest.files
     assert [(file.format, file.precision, file.recipe) for file in files] == [
         ("onnx", "fp32", "fp32"),
+        ("onnx", "fp16", "wfp16_afp16"),
         ("tflite", "fp32", "fp32"),
         ("tflite", "fp16", "wfp16_afp32"),
         ("tflite", "dynamic", "dynamic_wi8_afp32"),
     ]
-    assert files[1].input == FileInput(dtype="float32", layout="NHWC", batch="one")
-    assert files[1].opset is None
-    for file in files[1:]:
+    assert files[2].input == FileInput(dtype="float32", layout="NHWC", batch="one")
+    assert files[2].opset is None
+    for file in files[2:]:
         assert [result.name for result in file.runtimes if result.right] == [
             name for name in RUNTIMES if workers.is_installed(name)
         ]
@@ -235,7 +236,7 @@ def test_manifest_says_how_each_file_takes_its_picture_and_which_runtimes_are_ri
 
 
 def test_exporting_twice_gives_the_same_files(exported: Path, tmp_path: Path) -> None:
-    graph = fold(trace(mixed(), SPEC))
+    graph = fold(trace(wide(), SPEC))
     for precision in ("fp32", "fp16", "dynamic"):
         first, second = (to_tflite(graph, precision, {"a": "b"})[0] for _ in range(2))
         assert first == second
@@ -258,7 +259,7 @@ def test_verify_catches_a_tflite_file_with_a_wrong_mean(exported: Path, tmp_path
     path = Path(shutil.copytree(exported, tmp_path / "both.hetero"))
     wrong = SPEC.model_copy(update={"mean": (0.4, 0.5, 0.61)})
     names = {SPACE_KEY: SPACE.id, PREPROCESS_KEY: SPEC.fingerprint()}
-    reseal(path, "tflite/model.fp32.tflite", to_tflite(fold(trace(mixed(), wrong)), "fp32", names)[0])
+    reseal(path, "tflite/model.fp32.tflite", to_tflite(fold(trace(wide(), wrong)), "fp32", names)[0])
     failed = {(check.name, check.file) for check in verify(path).checks if not check.passed}
     installed = [name for name in RUNTIMES if workers.is_installed(name)]
     assert failed == {("embeddings", f"tflite fp32, {name}") for name in installed}
@@ -270,7 +271,7 @@ def test_verify_catches_a_tflite_file_of_another_space_or_preprocessing(
 ) -> None:
     path = Path(shutil.copytree(exported, tmp_path / "both.hetero"))
     names = {SPACE_KEY: SPACE.id, PREPROCESS_KEY: SPEC.fingerprint()} | {key: "another"}
-    reseal(path, "tflite/model.fp32.tflite", to_tflite(fold(trace(mixed(), SPEC)), "fp32", names)[0])
+    reseal(path, "tflite/model.fp32.tflite", to_tflite(fold(trace(wide(), SPEC)), "fp32", names)[0])
     failed = [check for check in verify(path).checks if not check.passed]
     assert {check.name for check in failed} == {"runtime"}
     assert all(f"another {key.removeprefix('hetero.')}" in check.detail for check in failed)
@@ -317,13 +318,13 @@ def test_exporting_without_any_runtime_of_the_format_is_refused(
 ) -> None:
     monkeypatch.setattr(workers, "is_installed", lambda name: name == "onnxruntime")
     with pytest.raises(MissingExtraError, match=r"running a tflite file.*ai-edge-litert.*hetero\[tflite\]"):
-        export(mixed(), tmp_path / "a.hetero", preprocess=SPEC, space=SPACE, formats=("tflite",))
+        export(wide(), tmp_path / "a.hetero", preprocess=SPEC, space=SPACE, formats=("tflite",))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bundle_without_onnx_says_so_when_it_is_to_embed(tmp_path: Path) -> None:
     from exporters import embed_pixels
 
-    bundle = export(mixed(), tmp_path / "a.hetero", preprocess=SPEC, space=SPACE, formats=("tflite",))
+    bundle = export(wide(), tmp_path / "a.hetero", preprocess=SPEC, space=SPACE, formats=("tflite",))
     with pytest.raises(BundleError, match="has no onnx file of precision fp32"):
         embed_pixels(bundle, probe_pixels((16, 12, 3)))

@@ -1,0 +1,104 @@
+"""A graph to the bytes of one file, by recipe; int8 files again and again with other layers left in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from exporters.calibration import Calibration
+from exporters.content import content_of_onnx, content_of_tflite, require_content
+from exporters.graph import Graph
+from exporters.manifest import Content, FileInput, FileOutput
+from exporters.quantize import REDUCED, STATIC, Scheme
+from exporters.recipes import Recipe
+from hetero.errors import ConfigError
+
+Metadata = dict[str, str]
+Convert = Callable[[Collection[str]], tuple[bytes, dict[str, int]]]
+"""Names of operations to keep in float → the file, and how often each operator occurs in it."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A file's bytes and what the manifest says of their inside."""
+
+    data: bytes
+    ops: dict[str, int]
+    opset: int | None
+    content: Content
+    input: FileInput
+    output: FileOutput
+    kept_float: tuple[str, ...]
+
+
+class Converter:
+    """Makes the files of one recipe from one graph.
+
+    Args:
+        metadata: strings kept in the files.
+        calibration: for recipes that are calibrated.
+
+    Raises:
+        ConfigError: a calibrated recipe without calibration pictures.
+        ExportError: the graph cannot be converted. MissingExtraError: a converter is not installed.
+    """
+
+    def __init__(self, recipe: Recipe, graph: Graph, metadata: Metadata, calibration: Calibration | None) -> None:
+        if recipe.calibrated and calibration is None:
+            raise ConfigError(
+                f"{recipe.format} {recipe.precision} needs calibration pictures",
+                got="none",
+                expected="some hundred real pictures like those that will be embedded",
+                fix="pass calibration=, or --data on the command line; random pictures scale activations wrongly",
+            )
+        self.recipe = recipe
+        self._convert = _convert(recipe, graph, metadata, calibration)
+
+    @property
+    def scheme(self) -> Scheme:
+        """How the recipe rounds numbers, for its emulation in torch."""
+        return REDUCED if self.recipe.format == "onnx" else STATIC
+
+    def convert(self, keep_float: Collection[str] = ()) -> Converted:
+        """The file, with these operations in float.
+
+        Raises:
+            ExportError: it cannot be converted, or the result is not what the recipe's name says.
+        """
+        data, ops = self._convert(keep_float)
+        if self.recipe.format == "onnx":
+            from exporters.onnx import OPSET
+
+            opset: int | None = OPSET
+            content = content_of_onnx(data)
+            source, output = FileInput(dtype="uint8", layout="NHWC", batch="free"), FileOutput()
+        else:
+            from exporters.tflite import output_of
+
+            opset, content, output = None, content_of_tflite(data), output_of(data)
+            dtype = "int8" if self.recipe.precision == "int8io" else "float32"
+            source = FileInput.model_validate({"dtype": dtype, "layout": "NHWC", "batch": "one"})
+        require_content(content, self.recipe, keep_float)
+        return Converted(data, ops, opset, content, source, output, tuple(sorted(keep_float)))
+
+
+def _convert(recipe: Recipe, graph: Graph, metadata: Metadata, calibration: Calibration | None) -> Convert:
+    if recipe.format == "onnx":
+        import torch
+
+        from exporters.onnx import to_onnx
+
+        if calibration is not None and recipe.calibrated:
+            from exporters.onnx_int8 import OnnxQuantiser
+
+            return OnnxQuantiser(to_onnx(graph, metadata)[0], calibration.pixels).convert
+        dtype = torch.float16 if recipe.precision == "fp16" else torch.float32
+        return lambda _: to_onnx(graph, metadata, dtype=dtype)
+    if calibration is not None and recipe.calibrated:
+        from exporters.tflite_int8 import TfliteQuantiser
+
+        integer_io = recipe.precision == "int8io"
+        return TfliteQuantiser(graph, calibration.pixels, metadata, integer_io=integer_io).convert
+    from exporters.tflite import to_tflite
+
+    return lambda _: to_tflite(graph, recipe.precision, metadata)

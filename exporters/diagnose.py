@@ -1,0 +1,117 @@
+"""Why an exported file computes something else: known mistakes are made on purpose in torch and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import nn
+
+from exporters.graph import Graph
+from exporters.ladder import Measured, Probes
+from exporters.parity import compare, reference_embeddings
+from exporters.quantize import observe
+from hetero.preprocess import PreprocessSpec
+
+_EXPLAINS = 0.995  # mean cosine to the torch model with the same mistake
+_ARITHMETIC = 0.99  # above this cosine the two compute the same function, one of them imprecisely
+_LENGTH = 0.05  # that a normalised embedding may differ from 1 by, however imprecise
+_OFFSETS = (4, 8, 16, 32, 64, 128)  # grey levels that a mean may be wrong by
+_RANGE_FACTOR = 1.5  # between calibrated and seen ranges of the median layer: pictures of one kind stay below
+
+
+def likely_cause(
+    measured: Measured,
+    probes: Probes,
+    network: nn.Module,
+    preprocess: PreprocessSpec,
+    *,
+    graph: Graph | None = None,
+    calibration: np.ndarray | None = None,
+) -> str:
+    """The fix of an export error.
+
+    Args:
+        graph, calibration: of a calibrated recipe: the traced network and ``uint8 [n, h, w, c]``.
+    """
+    vectors = measured.vectors
+    if vectors is None:
+        return "look at what each runtime says of the file"
+    if graph is not None and calibration is not None:
+        unlike = _unlike(graph, calibration, probes.pixels)
+        if unlike:
+            return unlike
+    if compare(probes.reference, vectors).mean_cosine > _EXPLAINS:
+        lengths = np.linalg.norm(vectors, axis=1)
+        if np.abs(lengths - 1).max() > _LENGTH:
+            return (
+                f"the file's embeddings have lengths of {lengths.min():.3g} to {lengths.max():.3g}: the normalisation "
+                "to unit length at the end is missing"
+            )
+    else:
+        for what, pixels, spec in _mistakes(probes.pixels, preprocess):
+            if compare(reference_embeddings(network, pixels, spec), vectors).mean_cosine > _EXPLAINS:
+                return what
+    if compare(probes.reference, vectors).mean_cosine < _ARITHMETIC and calibration is None:
+        return (
+            "the two compute different functions: check mean and std, the order of channels, and dropout or batch "
+            "statistics left in training mode"
+        )
+    if calibration is not None:
+        return "see which layers lose most; keep them in float, calibrate on other pictures, or fine-tune the student"
+    return "an operator computes less precisely in the exported model: compare the two layer by layer"
+
+
+def _mistakes(pixels: np.ndarray, spec: PreprocessSpec) -> Iterator[tuple[str, np.ndarray, PreprocessSpec]]:
+    n, h, w, c = pixels.shape
+    if c == 3:
+        yield "the file takes the channels in the order BGR: swap them", pixels[..., ::-1], spec
+        yield (
+            "the file reads the bytes as NCHW: the layout must be NHWC",
+            np.ascontiguousarray(pixels.reshape(n, c, h, w).transpose(0, 2, 3, 1)),
+            spec,
+        )
+        yield (
+            "the file takes NHWC but computes as if rows, columns and channels were in another order",
+            np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).reshape(n, h, w, c),
+            spec,
+        )
+    if h == w:
+        yield "the file takes rows for columns: the picture is transposed", pixels.transpose(0, 2, 1, 3), spec
+    for what, mean, std in (
+        ("the file divides by 255 but applies neither mean nor std", [0.0] * c, [1.0] * c),
+        ("the file applies neither mean nor std, and does not divide by 255", [0.0] * c, [1 / 255] * c),
+        ("the file scales to -1..1 instead of applying mean and std", [0.5] * c, [0.5] * c),
+        ("the file applies no mean", [0.0] * c, list(spec.std)),
+        ("the file applies no std", list(spec.mean), [1.0] * c),
+        ("the file applies ImageNet's mean and std", [0.485, 0.456, 0.406][:c], [0.229, 0.224, 0.225][:c]),
+    ):
+        yield what, pixels, spec.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
+    for level in _OFFSETS:
+        for offset in (level, -level):
+            shifted = tuple(value + offset / 255 for value in spec.mean)
+            yield (
+                f"the file's mean is wrong, by about {offset:+d} grey levels",
+                pixels,
+                spec.model_copy(update={"mean": shifted}),
+            )
+
+
+def _unlike(graph: Graph, calibration: np.ndarray, pixels: np.ndarray) -> str | None:
+    """Whether activations were calibrated on something else than what is embedded."""
+    calibrated, seen = observe(graph, calibration), observe(graph, pixels)
+    widths = {
+        name: (high - low) / max(seen[name][1] - seen[name][0], 1e-12)
+        for name, (low, high) in calibrated.items()
+        if seen[name] != (0.0, 0.0)
+    }
+    median = float(np.median(list(widths.values())))
+    if 1 / _RANGE_FACTOR <= median <= _RANGE_FACTOR:
+        return None
+    how = "wider" if median > 1 else "narrower"
+    worst = max(widths, key=lambda name: abs(np.log(max(widths[name], 1e-12))))
+    return (
+        "the calibration pictures are unlike those embedded: the calibrated ranges are "
+        f"{max(median, 1 / median):.1f} times {how} in the median layer ({worst}: {widths[worst]:.2g}); calibrate on "
+        "real pictures of the kind to be embedded"
+    )

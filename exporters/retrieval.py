@@ -1,0 +1,116 @@
+"""The upper rungs of the parity ladder: does an exported file still find what the torch model finds?
+
+Query pictures are embedded by the file and by the torch model, and both search one gallery, embedded by the gallery
+model. Differences are paired by query, with 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hetero.errors import RetrievalError
+from hetero.retrieval.bootstrap import paired_difference
+from hetero.retrieval.metrics import Scores, score
+from hetero.retrieval.protocol import Protocol
+from hetero.retrieval.verification import Threshold, accept_rates
+
+BLOCK = 2048  # pictures embedded at a time: a large split never lies in memory as pixels
+Embed = Callable[[np.ndarray], np.ndarray]
+"""``uint8 [n, h, w, c] -> float32 [n, dim]``."""
+
+
+@dataclass(frozen=True)
+class RetrievalTest:
+    """Queries and the gallery that an exported file is to find them in.
+
+    Attributes:
+        name: of the data, for the manifest, such as ``omniglot/test``.
+        read: ``int [m]`` query numbers to their pictures, ``uint8 [m, h, w, c]``, preprocessed.
+        gallery: ``float32 [n, dim]``, unit length, in the protocol's order of the gallery.
+        protocol: who is searched against whom.
+    """
+
+    name: str
+    read: Callable[[np.ndarray], np.ndarray]
+    gallery: np.ndarray
+    protocol: Protocol
+
+    def __post_init__(self) -> None:
+        if len(self.gallery) != len(self.protocol.gallery_ids):
+            raise RetrievalError(
+                "the gallery does not fit the protocol",
+                got=f"{len(self.gallery)} embeddings",
+                expected=f"{len(self.protocol.gallery_ids)}, one for each gallery picture of the protocol",
+            )
+
+    def embed(self, embed: Embed) -> np.ndarray:
+        """All queries, ``float32 [q, dim]``, read and embedded in blocks."""
+        numbers = np.arange(len(self.protocol.query_ids))
+        blocks = (numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK))
+        return np.concatenate([embed(self.read(block)) for block in blocks])
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What the queries of one model found: scores, and (true, false) accept rates at each threshold."""
+
+    scores: Scores
+    rates: tuple[tuple[float, float], ...]
+
+
+class Judge:
+    """Compares files with the torch model in one retrieval test.
+
+    Args:
+        embed: the torch model's embeddings.
+        thresholds: similarities calibrated for it, at which accept rates are compared; may be none.
+
+    Raises:
+        RetrievalError: embeddings that cannot be searched with.
+    """
+
+    def __init__(self, test: RetrievalTest, embed: Embed, thresholds: Sequence[Threshold]) -> None:
+        self.test = test
+        self._similarities = tuple(threshold.similarity for threshold in thresholds)
+        self.torch = self._search(embed)
+
+    def _search(self, embed: Embed) -> Searched:
+        vectors = self.test.embed(embed)
+        searched = vectors, self.test.gallery, self.test.protocol
+        rates = accept_rates(*searched, self._similarities) if self._similarities else []
+        return Searched(score(*searched), tuple((true.value, false.value) for true, false, _, _ in rates))
+
+    def judge(self, embed: Embed) -> dict[str, dict[str, float]]:
+        """Measure a file: the numbers of the rungs ``retrieval``, ``flips`` and (with thresholds) ``thresholds``.
+
+        A ``…_delta`` is the file's value less the torch model's. *Lost* are queries whose first match is right with
+        the torch model only (the negative flip rate of Yan et al., Positive-congruent training, CVPR 2021), *won* the
+        reverse. Of several thresholds the one that shifted most is given.
+
+        Raises:
+            RetrievalError: embeddings that cannot be searched with.
+        """
+        found = self._search(embed)
+        retrieval: dict[str, float] = {}
+        for metric in ("r_at_1", "map_at_r"):
+            ours, torchs = found.scores.per_query(metric), self.torch.scores.per_query(metric)
+            delta = paired_difference(ours, torchs)
+            retrieval[metric] = float(ours.mean())
+            retrieval |= {f"{metric}_delta": delta.value, f"{metric}_low": delta.low, f"{metric}_high": delta.high}
+        change = found.scores.r_at_1 - self.torch.scores.r_at_1
+        rungs = {
+            "retrieval": retrieval,
+            "flips": {"lost": float(np.maximum(-change, 0).mean()), "won": float(np.maximum(change, 0).mean())},
+        }
+        if self._similarities:
+            pairs = list(zip(found.rates, self.torch.rates, strict=True))
+            rungs["thresholds"] = {
+                "true_accept_delta": min(
+                    (ours[0] - torchs[0] for ours, torchs in pairs), key=lambda value: -abs(value)
+                ),
+                "false_accept_ratio": max(ours[1] / torchs[1] if torchs[1] else 1.0 for ours, torchs in pairs),
+            }
+        return rungs
