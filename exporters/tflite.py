@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from exporters.graph import IMAGE, Graph, Operation
+from exporters.tflite_metadata import NAME, rgb_metadata
 from hetero.errors import ExportError, MissingExtraError
 
 _L2_EPSILON = 1e-24  # under the root: the graph's 1e-12 squared
@@ -21,7 +22,7 @@ def to_tflite(graph: Graph, precision: str, metadata: dict[str, str]) -> tuple[b
 
     Args:
         precision: ``fp32``, ``fp16`` (weights) or ``dynamic`` (int8 weights, activations quantised as they come).
-        metadata: strings kept in the file.
+        metadata: strings kept in the file. A file that takes RGB also says so in TFLite Model Metadata.
 
     Raises:
         ExportError: TensorFlow cannot express or convert it. MissingExtraError: TensorFlow is not installed.
@@ -40,10 +41,15 @@ def to_tflite(graph: Graph, precision: str, metadata: dict[str, str]) -> tuple[b
     except Exception as error:  # TensorFlow and its converter raise classes that they do not document
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ExportError("TensorFlow cannot convert this network", got=lines[0] if lines else None) from error
-    return _annotated(data, metadata)
+    contents = {name: value.encode() for name, value in metadata.items()}
+    channels, height, width = graph.shape
+    if channels == 3:
+        # The graph normalises colours itself, so that bytes come as they are.
+        contents[NAME] = rgb_metadata(height, width, mean=0.0, std=1.0)
+    return _annotated(data, contents)
 
 
-def _annotated(data: bytes, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+def _annotated(data: bytes, metadata: dict[str, bytes]) -> tuple[bytes, dict[str, int]]:
     """The file with its metadata, and the count of each operator."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
@@ -51,7 +57,7 @@ def _annotated(data: bytes, metadata: dict[str, str]) -> tuple[bytes, dict[str, 
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
     for name, value in sorted(metadata.items()):
         buffer, entry = schema.BufferT(), schema.MetadataT()
-        buffer.data = np.frombuffer(value.encode(), np.uint8)
+        buffer.data = np.frombuffer(value, np.uint8)
         entry.name, entry.buffer = name.encode(), len(model.buffers)
         model.buffers.append(buffer)
         model.metadata = [*(model.metadata or []), entry]
