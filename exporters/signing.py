@@ -147,5 +147,5 @@ def _usable_key(key: Path | str) -> Iterator[None]:
             f"cannot use the key {key}",
             got=ascii(str(error).splitlines()[0] if str(error) else type(error).__name__),
             expected=_CURVES,
-            fix="check key and password, or openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 for a new one",
+            fix="check key and password, or openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 makes one",
         ) from error
