@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import shutil
 import subprocess
@@ -256,6 +257,30 @@ def test_a_missing_package_names_the_extra(
     for use, key in ((sign, keys.private), (verify_signature, keys.public)):
         with pytest.raises(MissingExtraError, match=r"model-signing.*hetero\[signing\]"):
             use(bundle, key)
+
+
+@pytest.mark.parametrize(
+    ("private", "public", "size"), [("private", "public", 256), ("attacker", "attacker_public", 384)]
+)
+def test_the_format_is_as_specified(bundle: Path, keys: SimpleNamespace, private: str, public: str, size: int) -> None:
+    """A reader written from docs/bundle-spec.md alone."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    envelope = json.loads(sign(bundle, getattr(keys, private)).read_bytes())["dsseEnvelope"]
+    payload = base64.b64decode(envelope["payload"], validate=True)
+    [signature] = envelope["signatures"]
+    key = serialization.load_pem_public_key(getattr(keys, public).read_bytes())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    signed = b"DSSEv1 28 application/vnd.in-toto+json %d " % len(payload) + payload
+    digest = {256: hashes.SHA256(), 384: hashes.SHA384()}[size]
+    key.verify(base64.b64decode(signature["sig"], validate=True), signed, ec.ECDSA(digest))
+    assert envelope["payloadType"] == "application/vnd.in-toto+json"
+    expected = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    assert json.loads(payload)["predicate"] == {
+        "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False},
+        "resources": [{"name": ".", "algorithm": "sha256", "digest": expected}],
+    }
 
 
 def test_the_packages_own_command_verifies_the_signature(bundle: Path, keys: SimpleNamespace) -> None:
