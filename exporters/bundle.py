@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporters.manifest import (
@@ -36,10 +36,11 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files had the listed hashes when it was opened."""
+    """A bundle whose files had the listed hashes when it was opened; ``raw`` are the manifest's bytes, as read."""
 
     path: Path
     manifest: Manifest
+    raw: bytes = field(repr=False)
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -91,8 +92,8 @@ def open_bundle(path: Path | str, *, expected_space: EmbeddingSpace | str | None
     atomic.recover(path)
     if not path.is_dir():
         raise BundleError(f"{path} is no bundle", expected=f"a directory NAME{SUFFIX}", fix="check the path")
-    raw = _read_regular(path, MANIFEST, MAX_MANIFEST_BYTES)
-    seal = _read_regular(path, SEAL, 200)
+    raw = read_regular(path, MANIFEST, MAX_MANIFEST_BYTES)
+    seal = read_regular(path, SEAL, 200)
     if seal != seal_of(raw):
         raise BundleError(
             f"{path / MANIFEST} does not have the hash in {SEAL}, so one of the two was changed",
@@ -103,7 +104,7 @@ def open_bundle(path: Path | str, *, expected_space: EmbeddingSpace | str | None
     _check_listing(path, {MANIFEST, SEAL} | {entry.path for entry in manifest.entries()})
     for entry in manifest.entries():
         _hash_entry(path, entry)
-    bundle = Bundle(path=path, manifest=manifest)
+    bundle = Bundle(path=path, manifest=manifest, raw=raw)
     if expected_space is not None:
         require_space(bundle, expected_space)
     return bundle
@@ -224,7 +225,12 @@ def _open_regular(root: Path, name: str) -> int:
     return descriptor
 
 
-def _read_regular(root: Path, name: str, limit_bytes: int) -> bytes:
+def read_regular(root: Path, name: str, limit_bytes: int) -> bytes:
+    """The bytes of the regular file ``root / name``.
+
+    Raises:
+        BundleError: it is missing, a link, no regular file, or larger than the limit.
+    """
     with open(_open_regular(root, name), "rb") as stream:
         data = stream.read(limit_bytes + 1)
     if len(data) > limit_bytes:
@@ -233,7 +239,7 @@ def _read_regular(root: Path, name: str, limit_bytes: int) -> bytes:
 
 
 def _read_entry(root: Path, entry: FileEntry) -> bytes:
-    data = _read_regular(root, entry.path, entry.size_bytes)
+    data = read_regular(root, entry.path, entry.size_bytes)
     _require_content(root, entry, hashlib.sha256(data).hexdigest(), len(data))
     return data
 

@@ -11,6 +11,7 @@ import numpy as np
 from exporters.graph import IMAGE, Graph, Operation
 from exporters.manifest import FileOutput
 from exporters.quiet import quiet
+from exporters.tflite_metadata import NAME, rgb_metadata
 from hetero.errors import ExportError, MissingExtraError
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ def to_tflite(graph: Graph, precision: str, metadata: dict[str, str]) -> tuple[b
 
     Args:
         precision: ``fp32``, ``fp16`` (weights) or ``dynamic`` (int8 weights, activations quantised as they come).
-        metadata: strings kept in the file.
+        metadata: strings kept in the file. A file that takes RGB also says so in TFLite Model Metadata.
 
     Raises:
         ExportError: TensorFlow cannot express or convert it. MissingExtraError: TensorFlow is not installed.
@@ -42,7 +43,7 @@ def to_tflite(graph: Graph, precision: str, metadata: dict[str, str]) -> tuple[b
             converter.target_spec.supported_types = [tf.float16]
         return bytes(converter.convert())
 
-    return annotated(attempt(convert), metadata)
+    return annotated(attempt(convert), graph, metadata)
 
 
 def attempt(do: Callable[[], T]) -> T:
@@ -61,15 +62,21 @@ def attempt(do: Callable[[], T]) -> T:
             raise ExportError("TensorFlow cannot convert this network", got=lines[0] if lines else None) from error
 
 
-def annotated(data: bytes, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The file with these strings in its metadata, and the count of each operator."""
+def annotated(data: bytes, graph: Graph, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+    """The file with these strings and, if it takes colours as float32, TFLite's own metadata; each operator's count."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
     model = parsed(data)
-    for name, value in sorted(metadata.items()):
+    contents = {name: value.encode() for name, value in metadata.items()}
+    channels, height, width = graph.shape
+    source = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
+    if channels == 3 and source.type == schema.TensorType.FLOAT32:
+        # The graph normalises colours itself, so that bytes come as they are.
+        contents[NAME] = rgb_metadata(height, width, mean=0.0, std=1.0)
+    for name, value in sorted(contents.items()):
         buffer, entry = schema.BufferT(), schema.MetadataT()
-        buffer.data = np.frombuffer(value.encode(), np.uint8)
+        buffer.data = np.frombuffer(value, np.uint8)
         entry.name, entry.buffer = name.encode(), len(model.buffers)
         model.buffers.append(buffer)
         model.metadata = [*(model.metadata or []), entry]

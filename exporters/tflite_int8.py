@@ -25,7 +25,7 @@ class TfliteQuantiser:
 
     def __init__(self, graph: Graph, calibration: np.ndarray, metadata: dict[str, str], *, integer_io: bool) -> None:
         self._tf = tensorflow()
-        self._metadata, self._integer_io = metadata, integer_io
+        self._graph, self._metadata, self._integer_io = graph, metadata, integer_io
         self._float_operators = [] if integer_io else ["L2_NORMALIZATION"]
         function, root = emit(graph)
 
@@ -57,7 +57,7 @@ class TfliteQuantiser:
         """
         names = [name for name in self._results if any(part.split("/")[0] in keep_float for part in name.split(";"))]
         self._debugger.options = self._options(names)
-        return annotated(attempt(self._quantised), self._metadata)
+        return annotated(attempt(self._quantised), self._graph, self._metadata)
 
     def _quantised(self) -> bytes:
         from tensorflow.lite.python.util import modify_model_io_type

@@ -19,9 +19,11 @@ from exporters.parity import compare
 from exporters.recipes import RUNTIMES
 from exporters.runtimes import open_model, require_tflite
 from exporters.signature import require_signature, signature_of
+from exporters.signing import verify_signature
 from exporters.workers import RuntimeWorker, is_installed
 from hetero.errors import (
     BundleError,
+    ConfigError,
     ExportError,
     ImageError,
     MissingExtraError,
@@ -80,21 +82,36 @@ class Skipped:
     reason: str
 
 
-def verify(path: Path | str, *, expected_space: EmbeddingSpace | str | None = None, threads: int = 1) -> VerifyReport:
+def verify(
+    path: Path | str,
+    *,
+    expected_space: EmbeddingSpace | str | None = None,
+    public_key: Path | str | None = None,
+    signature: Path | str | None = None,
+    threads: int = 1,
+) -> VerifyReport:
     """Measure a bundle again. A damaged bundle is a failed check; what depends on it is then not tried.
 
-    The checks, in order: ``integrity``; ``space`` (only with ``expected_space``); ``golden`` (only where the
+    The checks, in order: ``integrity``; ``signature`` (only with ``public_key``; a bundle that is not signed with it is
+    run in nothing); ``space`` (only with ``expected_space``); ``golden`` (only where the
     golden arrays cannot be read); ``preprocessing`` (golden pictures give the golden bytes exactly). Then for each
     file ``parity`` (its golden embeddings keep its limits against the torch model's), and in each runtime that the
     manifest calls right for it: ``runtime`` (the file loads and has the declared signature, or the runtime is not
     installed here); ``embeddings`` (golden pixels give the file's golden embeddings within its tolerance);
     ``unit_length``; ``batching`` (a picture alone gives what it gives in a batch; ONNX only).
 
+    Args:
+        public_key: PEM file of the key that must have signed the bundle.
+        signature: its signature; with None, ``NAME.hetero.sig`` beside it.
+
     Raises:
         BundleError: there is no directory at ``path``.
+        ConfigError: the public key cannot be read or used, or a signature is given without one.
         MissingExtraError: no runtime of any of the files is installed, so that nothing could be run.
     """
     path = Path(path)
+    if signature is not None and public_key is None:
+        raise ConfigError("a signature is verified with a public key, and none is given", fix="name one")
     if not path.is_dir():
         open_bundle(path)  # raises, saying so
     try:
@@ -103,6 +120,10 @@ def verify(path: Path | str, *, expected_space: EmbeddingSpace | str | None = No
         return VerifyReport(path, None, (Check("integrity", False, str(error)),))
     count = len(list(bundle.manifest.entries())) + 2
     checks = [Check("integrity", True, f"{count} files have the recorded size and SHA-256")]
+    if public_key is not None:
+        checks.append(_check_signature(bundle, public_key, signature))
+        if not checks[-1].passed:
+            return VerifyReport(path, bundle.space.id, tuple(checks))
     if expected_space is not None:
         checks.append(_check_space(bundle, expected_space))
     try:
@@ -229,6 +250,14 @@ def _array(bundle: Bundle, path: str, dtype: str, shape: tuple[int, ...]) -> np.
             fix="export the bundle again",
         )
     return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+def _check_signature(bundle: Bundle, public_key: Path | str, signature: Path | str | None) -> Check:
+    try:
+        verify_signature(bundle, public_key, signature=signature)
+    except BundleError as error:
+        return Check("signature", False, str(error))
+    return Check("signature", True, f"the manifest is signed with the key of {public_key}")
 
 
 def _check_space(bundle: Bundle, expected: EmbeddingSpace | str) -> Check:

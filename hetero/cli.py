@@ -11,9 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from hetero import cli_export
 from hetero.console import (
     CheckFailedError,
     Command,
+    Json,
     list_skipped,
     print_json,
     reporting_errors,
@@ -22,7 +24,7 @@ from hetero.console import (
     stdout,
 )
 from hetero.errors import ConfigError
-from hetero.tables import bundle_table, checks_table, dataset_table, matches_table
+from hetero.tables import dataset_table, matches_table
 
 app = typer.Typer(
     help="Visual search across devices: one large gallery model, small query models, one embedding space.",
@@ -32,7 +34,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a config key: key.path=value.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's choice).")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and list them.")]
@@ -245,61 +246,8 @@ def query(
     list_skipped(queries.skipped)
 
 
-@command
-def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A student's checkpoint, e.g. runs/NAME/students/STUDENT.")],
-    out: Annotated[Path | None, typer.Option(help="Bundle to write (default: STUDENT.hetero).")] = None,
-    format_: Annotated[list[str] | None, typer.Option("--format", help="onnx, tflite; repeatable.")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, dynamic; repeatable.")] = None,
-    golden: Annotated[list[Path] | None, typer.Option(help="Image file kept as golden input; repeatable.")] = None,
-    licence: Annotated[str, typer.Option(help="SPDX expression for the weights.")] = "NOASSERTION",
-    json: Json = False,
-) -> None:
-    """Export a student to files that phones run, each measured against torch, in one verified bundle.
-
-    Example: hetero export runs/demo/students/small --format onnx --format tflite --out small.hetero
-    """
-    import exporters
-
-    bundle = exporters.export(
-        checkpoint,
-        out or Path(f"{checkpoint.name}.hetero"),
-        golden_images=golden or None,
-        formats=format_ or ["onnx"],
-        precisions=precision or ["fp32"],
-        licence=licence,
-        say=stderr().print,
-    )
-    if json:
-        print_json({"bundle": str(bundle.path), "manifest": bundle.manifest.model_dump(mode="json")})
-    else:
-        stdout().print(bundle_table(bundle))
-
-
-@command
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="A .hetero bundle.")],
-    space: Annotated[str | None, typer.Option(help="Space id that it must be in.")] = None,
-    gallery: Annotated[Path | None, typer.Option(help="Gallery whose space it must be in.")] = None,
-    json: Json = False,
-) -> None:
-    """Check a bundle again: hashes, golden preprocessing, golden embeddings, space; exit code 1 on a failure.
-
-    Example: hetero verify small.hetero --gallery runs/demo/gallery-index
-    """
-    import exporters
-    from hetero.retrieval.gallery import open_gallery
-
-    if space is not None and gallery is not None:
-        raise ConfigError("--space and --gallery both name a space", fix="give one of them")
-    expected = open_gallery(gallery).record.space_id if gallery is not None else space
-    report = exporters.verify(bundle, expected_space=expected)
-    if json:
-        print_json(report.to_json())
-    else:
-        stdout().print(checks_table(bundle, report.checks))
-    if not report.passed:
-        raise CheckFailedError(f"{bundle} does not verify")
+for _exporting in (cli_export.export, cli_export.verify, cli_export.sign):
+    command(_exporting)
 
 
 @command

@@ -6,7 +6,7 @@ import functools
 import json as json_module
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.console import Console
 from hetero.errors import HeteroError
 
 Command = TypeVar("Command", bound=Callable[..., None])
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 class CheckFailedError(Exception):

@@ -48,6 +48,10 @@ class BundleError(HeteroError):
     """A bundle or gallery directory that is damaged, incomplete, unsafe or of another version."""
 
 
+class SignatureError(BundleError):
+    """A bundle without the signature that was asked for, or with one of another key or another content."""
+
+
 class ExportError(HeteroError):
     """A model that cannot be exported, or an exported file that failed its checks."""
 

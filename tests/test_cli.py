@@ -17,7 +17,7 @@ from toy import write_config
 
 import hetero.cli as cli
 
-COMMANDS = ["demo", "train", "index", "query", "compat", "export", "verify", "report", "data"]
+COMMANDS = ["demo", "train", "index", "query", "compat", "export", "verify", "sign", "report", "data"]
 
 
 def run(*arguments: object, code: int = 0):

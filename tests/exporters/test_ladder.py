@@ -137,9 +137,9 @@ def test_a_file_that_takes_something_else_than_declared_is_refused(
     declared: Signature = signature_of(
         FileInput(dtype="float32", layout="NHWC", batch="free"), FileOutput(), PICTURE, OUTPUT
     )
+    measured = measure(onnx_file, FP32, declared, Probes(PIXELS, reference, NUM_GOLDEN), {"onnxruntime": worker})
     with pytest.raises(ExportError, match=r"takes or gives something else than declared; got .*uint8"):
-        probes = Probes(PIXELS, reference, NUM_GOLDEN)
-        measure(onnx_file, FP32, declared, probes, {"onnxruntime": worker}).require_passed(FP32, "")
+        measured.require_passed(FP32, "")
 
 
 def test_exceeded_bounds_maxima_from_above_and_cosines_from_below() -> None:

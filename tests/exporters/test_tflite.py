@@ -235,6 +235,14 @@ def test_manifest_says_how_each_file_takes_its_picture_and_which_runtimes_are_ri
         assert SPEC.fingerprint().encode() in data
 
 
+def test_files_that_take_rgb_say_so_in_model_metadata_and_grey_ones_do_not() -> None:
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()).eval()
+    for network, spec in ((mixed(), SPEC), (grey, PreprocessSpec(height=8, width=6, channels=1))):
+        for precision in ("fp32", "fp16", "dynamic"):
+            data, _ = to_tflite(fold(trace(network, spec)), precision, {"a": "b"})
+            assert (b"TFLITE_METADATA" in data) == (spec.channels == 3)
+
+
 def test_exporting_twice_gives_the_same_files(exported: Path, tmp_path: Path) -> None:
     graph = fold(trace(wide(), SPEC))
     for precision in ("fp32", "fp16", "dynamic"):

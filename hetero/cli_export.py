@@ -1,0 +1,95 @@
+"""The commands about bundles: export, verify, sign. ``hetero/cli.py`` registers them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hetero.console import CheckFailedError, Json, print_json, stderr, stdout
+from hetero.errors import ConfigError
+from hetero.tables import bundle_table, checks_table
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A student's checkpoint, e.g. runs/NAME/students/STUDENT.")],
+    out: Annotated[Path | None, typer.Option(help="Bundle to write (default: STUDENT.hetero).")] = None,
+    format_: Annotated[list[str] | None, typer.Option("--format", help="onnx, tflite; repeatable.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, dynamic; repeatable.")] = None,
+    golden: Annotated[list[Path] | None, typer.Option(help="Image file kept as golden input; repeatable.")] = None,
+    licence: Annotated[str, typer.Option(help="SPDX expression for the weights.")] = "NOASSERTION",
+    json: Json = False,
+) -> None:
+    """Export a student to files that phones run, each measured against torch, in one verified bundle.
+
+    Example: hetero export runs/demo/students/small --format onnx --format tflite --out small.hetero
+    """
+    import exporters
+
+    bundle = exporters.export(
+        checkpoint,
+        out or Path(f"{checkpoint.name}.hetero"),
+        golden_images=golden or None,
+        formats=format_ or ["onnx"],
+        precisions=precision or ["fp32"],
+        licence=licence,
+        say=stderr().print,
+    )
+    if json:
+        print_json({"bundle": str(bundle.path), "manifest": bundle.manifest.model_dump(mode="json")})
+    else:
+        stdout().print(bundle_table(bundle))
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A .hetero bundle.")],
+    space: Annotated[str | None, typer.Option(help="Space id that it must be in.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Gallery whose space it must be in.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="PEM file of the key that must have signed it.")] = None,
+    signature: Annotated[Path | None, typer.Option(help="Its signature (default: BUNDLE.sig beside it).")] = None,
+    json: Json = False,
+) -> None:
+    """Check a bundle again: hashes, signature, golden preprocessing and embeddings, space; exit code 1 on a failure.
+
+    Example: hetero verify small.hetero --gallery runs/demo/gallery-index
+    """
+    import exporters
+    from hetero.retrieval.gallery import open_gallery
+
+    if space is not None and gallery is not None:
+        raise ConfigError("--space and --gallery both name a space", fix="give one of them")
+    expected = open_gallery(gallery).record.space_id if gallery is not None else space
+    report = exporters.verify(bundle, expected_space=expected, public_key=public_key, signature=signature)
+    if json:
+        print_json(report.to_json())
+    else:
+        stdout().print(checks_table(bundle, report.checks))
+    if not report.passed:
+        raise CheckFailedError(f"{bundle} does not verify")
+
+
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="A .hetero bundle.")],
+    key: Annotated[Path, typer.Option(help="Private key that signs, PEM: P-256, P-384 or P-521.")],
+    password_env: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the key's password.")
+    ] = None,
+    signature: Annotated[Path | None, typer.Option(help="Where to write (default: BUNDLE.sig beside it).")] = None,
+    json: Json = False,
+) -> None:
+    """Sign a bundle, so that hetero verify --public-key tells a forged one.
+
+    Example: hetero sign small.hetero --key private.pem
+    """
+    import exporters
+
+    password = None if password_env is None else os.environ.get(password_env)
+    if password_env is not None and password is None:
+        raise ConfigError(f"the environment variable {password_env!r} is not set", fix="set it to the key's password")
+    written = exporters.sign(bundle, key, password=password, signature=signature)
+    if json:
+        print_json({"bundle": str(bundle), "signature": str(written)})
+    else:
+        stdout().print(f"signature: {written}", markup=False, soft_wrap=True)
