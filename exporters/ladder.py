@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from exporters.manifest import BOUNDED_ABOVE, RUNG_OF, RUNGS, Parity, Rung, RuntimeResult
+from exporters.manifest import BOUNDED_ABOVE, RUNG_OF, RUNGS, Parity, Rung, RuntimeResult, Similarities
 from exporters.parity import compare
 from exporters.recipes import RUNTIMES, Recipe
 from exporters.retrieval import Judge
@@ -52,6 +52,7 @@ class Measured:
     ladder: tuple[Rung, ...]
     runtimes: tuple[RuntimeResult, ...]
     vectors: np.ndarray | None
+    similarities: Similarities | None = None
 
     @property
     def passed(self) -> bool:
@@ -141,6 +142,7 @@ def measure(
             if nearest is None or parity.mean_cosine > nearest[1].mean_cosine:
                 nearest = vectors, parity
     found: dict[str, dict[str, float]] = {}
+    similarities = None
     shown = first[:2] if first is not None else nearest
     if shown is not None:
         parity = shown[1]
@@ -148,9 +150,10 @@ def measure(
         found["cosine"] = {"min_cosine": parity.min_cosine, "mean_cosine": parity.mean_cosine}
     if first is not None and judge is not None:
         worker = workers[first[2]]
-        found |= judge.judge(lambda pixels: worker.run(pixels, batch_size=64))
+        upper, similarities = judge.judge(lambda pixels: worker.run(pixels, batch_size=64))
+        found |= upper
     ladder = tuple(_rung(name, found.get(name, {}), recipe.limits, allow) for name in RUNGS)
-    return Measured(ladder, tuple(results), None if shown is None else shown[0])
+    return Measured(ladder, tuple(results), None if shown is None else shown[0], similarities)
 
 
 def _broken(everywhere: Parity, golden: Parity, limits: Mapping[str, float]) -> str | None:

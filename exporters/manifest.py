@@ -201,6 +201,7 @@ class ModelFile(FileEntry):
     input: FileInput
     output: FileOutput
     ladder: tuple[Rung, ...]
+    similarities: Similarities | None
     runtimes: tuple[RuntimeResult, ...] = Field(min_length=1)
     golden: FileGolden
 
@@ -287,6 +288,16 @@ class CalibrationRecord(_Record):
     sha256: Sha256
 
 
+class Similarities(_Record):
+    """How many (query, gallery) pairs of the retrieval test have which cosine similarity.
+
+    Bins of equal width from -1 to 1; ``matching`` counts pairs of one class, ``non_matching`` of two.
+    """
+
+    matching: tuple[int, ...]
+    non_matching: tuple[int, ...]
+
+
 class RetrievalRecord(_Record):
     """In which test the files were searched with, and how good the torch model is in it."""
 
@@ -295,6 +306,7 @@ class RetrievalRecord(_Record):
     gallery: int = Field(gt=0)
     torch_r_at_1: float
     torch_map_at_r: float
+    torch_similarities: Similarities
 
 
 class Blocked(_Record):
@@ -333,6 +345,7 @@ class Manifest(_Record):
     calibration: CalibrationRecord | None
     retrieval: RetrievalRecord | None
     blocked: tuple[Blocked, ...]
+    documents: tuple[FileEntry, ...]
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -360,6 +373,7 @@ class Manifest(_Record):
         yield from self.golden.images
         yield self.golden.pixels
         yield self.golden.embeddings
+        yield from self.documents
 
 
 def parse_manifest(raw: bytes, *, where: str = MANIFEST) -> Manifest:

@@ -158,6 +158,7 @@ def export(
         calibration=None if calibrated is None else calibrated.record,
         retrieval=None if judge is None else _retrieval(judge),
         blocked=tuple(blocked),
+        documents=(),
         provenance=Provenance(
             created_by="exporters.export", hetero_version=hetero.__version__, tools=_tools(used, list(files))
         ),
@@ -265,6 +266,7 @@ def _filed(recipe: Recipe, made: _Made, line: _Line) -> tuple[ModelFile, dict[st
         input=converted.input,
         output=converted.output,
         ladder=made.measured.ladder,
+        similarities=made.measured.similarities,
         runtimes=made.measured.runtimes,
         golden=FileGolden(**entry_of(golden_path, own).model_dump(), max_abs=recipe.golden_max_abs),
     )
@@ -290,6 +292,7 @@ def _retrieval(judge: Judge) -> RetrievalRecord:
         gallery=len(protocol.gallery_ids),
         torch_r_at_1=float(scores.r_at_1.mean()),
         torch_map_at_r=float(scores.map_at_r.mean()),
+        torch_similarities=judge.torch.similarities,
     )
 
 

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from exporters.manifest import Similarities
 from hetero.errors import RetrievalError
 from hetero.retrieval.bootstrap import paired_difference
 from hetero.retrieval.metrics import Scores, score
 from hetero.retrieval.protocol import Protocol
-from hetero.retrieval.verification import Threshold, accept_rates
+from hetero.retrieval.verification import Threshold, accept_rates, count_pairs
 
 BLOCK = 2048  # pictures embedded at a time: a large split never lies in memory as pixels
+HISTOGRAM_BINS = 80
+HISTOGRAM_QUERIES = 1000  # millions of pairs: the curves do not change any more
 Embed = Callable[[np.ndarray], np.ndarray]
 """``uint8 [n, h, w, c] -> float32 [n, dim]``."""
 
@@ -55,10 +58,11 @@ class RetrievalTest:
 
 @dataclass(frozen=True)
 class Searched:
-    """What the queries of one model found: scores, and (true, false) accept rates at each threshold."""
+    """What the queries of one model found: scores, (true, false) accept rates at each threshold, similarities."""
 
     scores: Scores
     rates: tuple[tuple[float, float], ...]
+    similarities: Similarities
 
 
 class Judge:
@@ -81,9 +85,10 @@ class Judge:
         vectors = self.test.embed(embed)
         searched = vectors, self.test.gallery, self.test.protocol
         rates = accept_rates(*searched, self._similarities) if self._similarities else []
-        return Searched(score(*searched), tuple((true.value, false.value) for true, false, _, _ in rates))
+        accepted = tuple((true.value, false.value) for true, false, _, _ in rates)
+        return Searched(score(*searched), accepted, _similarities(*searched))
 
-    def judge(self, embed: Embed) -> dict[str, dict[str, float]]:
+    def judge(self, embed: Embed) -> tuple[dict[str, dict[str, float]], Similarities]:
         """Measure a file: the numbers of the rungs ``retrieval``, ``flips`` and (with thresholds) ``thresholds``.
 
         A ``…_delta`` is the file's value less the torch model's. *Lost* are queries whose first match is right with
@@ -113,4 +118,15 @@ class Judge:
                 ),
                 "false_accept_ratio": max(ours[1] / torchs[1] if torchs[1] else 1.0 for ours, torchs in pairs),
             }
-        return rungs
+        return rungs, found.similarities
+
+
+def _similarities(queries: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> Similarities:
+    counts = count_pairs(queries, gallery, protocol, max_queries=HISTOGRAM_QUERIES)
+    edges = np.linspace(-1, 1, HISTOGRAM_BINS + 1)
+    place = np.clip(np.searchsorted(edges, counts.lower_edges, side="right") - 1, 0, HISTOGRAM_BINS - 1)
+    matching, other = (
+        tuple(np.bincount(place, weights=part, minlength=HISTOGRAM_BINS).astype(int).tolist())
+        for part in (counts.genuine, counts.impostor)
+    )
+    return Similarities(matching=matching, non_matching=other)

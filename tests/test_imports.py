@@ -42,7 +42,10 @@ def test_imports_point_down(path):
         assert name.split(".")[0] not in above, f"{room} imports {name}"
 
 
-EXPORTERS_WITH_TORCH = ("graph", "aten", "trace", "fold", "source", "onnx", "tflite", "pipeline")
+EXPORTERS_WITH_TORCH = (
+    *("graph", "aten", "trace", "fold", "source", "onnx", "onnx_int8", "tflite", "tflite_int8", "convert", "pipeline"),
+    *("quantize", "layers", "diagnose"),
+)
 TORCH_FREE = [
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
     for path in SOURCES

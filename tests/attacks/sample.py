@@ -67,6 +67,7 @@ def model_file(model: FileEntry, golden: FileEntry) -> ModelFile:
             Rung(rung="flips", status="not measured", measured={}, limits={}),
             Rung(rung="thresholds", status="not measured", measured={}, limits={}),
         ),
+        similarities=None,
         runtimes=(
             RuntimeResult(
                 name="onnxruntime",
@@ -101,5 +102,6 @@ def make_manifest() -> Manifest:
         calibration=None,
         retrieval=None,
         blocked=(),
+        documents=(),
         provenance=Provenance(created_by="a test", hetero_version="0", tools=()),
     )

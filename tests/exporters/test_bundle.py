@@ -48,6 +48,7 @@ def make_manifest(contents: dict[str, bytes], **changes: Any) -> Manifest:
         "calibration": None,
         "retrieval": None,
         "blocked": (),
+        "documents": (),
         "provenance": Provenance(created_by="a test", hetero_version="0", tools=()),
     }
     return Manifest(**{**fields, **changes})
