@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,28 +12,54 @@ from hetero.console import CheckFailedError, Json, print_json, stderr, stdout
 from hetero.errors import ConfigError
 from hetero.tables import bundle_table, checks_table
 
+if TYPE_CHECKING:
+    from exporters.proof import Proof
+
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A student's checkpoint, e.g. runs/NAME/students/STUDENT.")],
     out: Annotated[Path | None, typer.Option(help="Bundle to write (default: STUDENT.hetero).")] = None,
     format_: Annotated[list[str] | None, typer.Option("--format", help="onnx, tflite; repeatable.")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, dynamic; repeatable.")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16, dynamic, int8, int8io, or a recipe's name; repeatable.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Pictures to calibrate on and to search: run config, folder, .csv or .npz.")
+    ] = None,
+    gallery_model: Annotated[Path | None, typer.Option(help="The gallery model's checkpoint.")] = None,
+    split: Annotated[str | None, typer.Option(help="Whose pictures are searched.")] = None,
+    calibration: Annotated[int, typer.Option(help="How many training pictures int8 is calibrated on.")] = 512,
+    retrieval: Annotated[bool, typer.Option(help="Search the gallery with each file.")] = True,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="Rung that files may fail: tensor, cosine, retrieval, flips, thresholds.")
+    ] = None,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Leave a failing file out instead of stopping.")
+    ] = False,
     golden: Annotated[list[Path] | None, typer.Option(help="Image file kept as golden input; repeatable.")] = None,
     licence: Annotated[str, typer.Option(help="SPDX expression for the weights.")] = "NOASSERTION",
     json: Json = False,
 ) -> None:
     """Export a student to files that phones run, each measured against torch, in one verified bundle.
 
+    In a run directory, every file also searches the gallery of the run's data; elsewhere where --data and
+    --gallery-model name one.
+
     Example: hetero export runs/demo/students/small --format onnx --format tflite --out small.hetero
     """
     import exporters
 
+    proof = _proof(checkpoint, data, gallery_model, split, calibration, retrieval)
     bundle = exporters.export(
         checkpoint,
         out or Path(f"{checkpoint.name}.hetero"),
         golden_images=golden or None,
         formats=format_ or ["onnx"],
         precisions=precision or ["fp32"],
+        calibration=proof.calibration if proof else None,
+        retrieval=proof.retrieval if proof else None,
+        allow=allow or [],
+        leave_out=leave_out,
         licence=licence,
         say=stderr().print,
     )
@@ -41,6 +67,28 @@ def export(
         print_json({"bundle": str(bundle.path), "manifest": bundle.manifest.model_dump(mode="json")})
     else:
         stdout().print(bundle_table(bundle))
+
+
+def _proof(
+    checkpoint: Path, data: Path | None, gallery_model: Path | None, split: str | None, calibration: int, search: bool
+) -> Proof | None:
+    """What the export is proved with; None where there is neither a run nor data, so that nothing could be measured."""
+    from exporters.proof import proof_of
+
+    in_run = (checkpoint.resolve().parent.parent / "run.json").exists()
+    if data is None and not in_run:
+        if gallery_model is not None or split is not None:
+            raise ConfigError("--gallery-model and --split need pictures", fix="name them with --data")
+        return None
+    return proof_of(
+        checkpoint,
+        data=data,
+        gallery_model=gallery_model,
+        split=split,
+        calibration_pictures=calibration,
+        search=search and (in_run or gallery_model is not None),
+        say=stderr().print,
+    )
 
 
 def verify(

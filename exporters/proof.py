@@ -1,0 +1,111 @@
+"""From a run or a data set to what an export is proved with: calibration pictures and a retrieval test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from exporters.retrieval import RetrievalTest
+from hetero.data.dataset import Dataset
+from hetero.data.open import open_dataset
+from hetero.data.pixels import read_pixels
+from hetero.errors import ConfigError, SpaceMismatchError
+from hetero.models.checkpoint import LoadedModel, load_model
+from hetero.models.embed import embed
+from hetero.retrieval.protocol import for_dataset
+from hetero.training.run import read_run
+from hetero.workflows.source import open_source
+
+BLOCK = 2048  # pictures decoded at a time
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Calibration pixels, ``uint8 [n, h, w, c]`` (None: there is no training split), and the retrieval test."""
+
+    calibration: np.ndarray | None
+    retrieval: RetrievalTest | None
+
+
+def proof_of(
+    checkpoint: Path,
+    *,
+    data: Path | None = None,
+    gallery_model: Path | None = None,
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+    calibration_pictures: int = 512,
+    search: bool = True,
+    seed: int = 0,
+    say: Callable[[str], object] = lambda line: None,
+) -> Proof:
+    """Take pictures of training classes to calibrate on, and embed the gallery that exported files must search.
+
+    Args:
+        checkpoint: the student's. In a run directory it needs no other argument: data, split and gallery model are
+            the run's.
+        data: run config, folder, CSV manifest or npz file instead of the run's data.
+        gallery_model: checkpoint of the gallery model instead of the run's.
+        split: whose pictures search and are searched; of data without splits all do.
+        overrides: ``key.path=value`` of the run config.
+        calibration_pictures: how many are drawn, with ``seed``, from the split ``train``.
+        search: whether there is to be a retrieval test.
+        say: told what is going on.
+
+    Raises:
+        ConfigError: neither a run nor data. SpaceMismatchError: the gallery model embeds into another space.
+        CheckpointError, DataError: they cannot be read.
+    """
+    student = load_model(checkpoint)
+    run = checkpoint.resolve().parent.parent
+    exclude_groups = True
+    if data is not None:
+        dataset = open_source(data, overrides)
+    elif (run / "run.json").exists():
+        config = read_run(run).config
+        dataset = open_dataset(config.data)
+        split = split or config.evaluation.split
+        exclude_groups = config.evaluation.exclude_groups
+    else:
+        raise ConfigError(
+            f"{checkpoint} lies in no run, so there are no pictures to calibrate on and to search",
+            fix="name them with --data, and the gallery model with --gallery-model",
+        )
+    if not exclude_groups:
+        dataset = replace(dataset, groups=None)
+    calibration = None
+    if "train" in dataset.splits:
+        train = dataset.split("train")
+        drawn = np.random.default_rng(seed).permutation(train)[:calibration_pictures]
+        calibration = read_pixels(dataset, np.sort(drawn), student.preprocess)
+    if not search:
+        return Proof(calibration, None)
+    gallery_model = gallery_model or run / "gallery"
+    gallery = load_model(gallery_model)
+    if gallery.space.id != student.space.id:
+        raise SpaceMismatchError(
+            "the gallery model and the student embed into different spaces",
+            got=f"{gallery_model}: {gallery.space.id}",
+            expected=student.space.id,
+            fix="name the gallery model that the student was trained with, or search nothing (--no-retrieval)",
+        )
+    indices = np.arange(len(dataset)) if split is None else dataset.split(split)
+    protocol = for_dataset(dataset, indices)
+    say(f"{dataset.name}: embedding {len(protocol.gallery_ids):,} gallery pictures with the gallery model")
+    vectors = _embedded(gallery, dataset, indices[protocol.gallery_ids])
+
+    def read(queries: np.ndarray) -> np.ndarray:
+        return read_pixels(dataset, indices[protocol.query_ids[queries]], student.preprocess)
+
+    name = dataset.name if split is None else f"{dataset.name}/{split}"
+    return Proof(calibration, RetrievalTest(name, read, vectors, protocol))
+
+
+def _embedded(model: LoadedModel, dataset: Dataset, indices: np.ndarray) -> np.ndarray:
+    blocks = (indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK))
+    return np.concatenate(
+        [embed(model.network, read_pixels(dataset, block, model.preprocess), model.preprocess) for block in blocks]
+    )
