@@ -197,6 +197,7 @@ class ModelFile(FileEntry):
     ops: dict[str, int]
     content: Content
     kept_float: tuple[str, ...]
+    fine_tuned: bool
     layers: tuple[LayerError, ...]
     input: FileInput
     output: FileOutput

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -13,20 +12,16 @@ from torch import nn
 
 import hetero
 from exporters.bundle import Bundle, checked_destination, write_bundle
-from exporters.calibration import Calibration, read_calibration
-from exporters.convert import Converted, Converter
-from exporters.diagnose import likely_cause
+from exporters.calibration import read_calibration
+from exporters.finetune import FineTuning
 from exporters.fold import fold
 from exporters.golden import make_golden, npy_bytes
-from exporters.graph import Graph
-from exporters.ladder import Measured, Probes, measure
-from exporters.layers import layer_errors
+from exporters.maker import FileMaker, Made
 from exporters.manifest import (
     RUNGS,
     Blocked,
     FileGolden,
     InputSpec,
-    LayerError,
     Manifest,
     Model,
     ModelFile,
@@ -36,24 +31,19 @@ from exporters.manifest import (
     Tool,
     entry_of,
 )
-from exporters.mixed import fewest_float
-from exporters.parity import probe_pixels, reference_embeddings
-from exporters.quantize import observe
+from exporters.parity import reference_embeddings
 from exporters.recipes import Recipe, chosen
 from exporters.retrieval import Judge, RetrievalTest
-from exporters.runtimes import PREPROCESS_KEY, SPACE_KEY, open_bytes
-from exporters.signature import signature_of
-from exporters.source import Source, read_source, require_exportable
+from exporters.runtimes import open_bytes
+from exporters.source import read_source, require_exportable
 from exporters.trace import trace
-from exporters.workers import RuntimeWorker, start
+from exporters.workers import start
 from hetero.errors import ConfigError, ExportError, nearest
 from hetero.preprocess import PreprocessSpec
 from hetero.retrieval.verification import Threshold
 from hetero.space import EmbeddingSpace
 
 GOLDEN_PICTURES = 8  # taken from the calibration pictures where none are given
-NATURAL_QUERIES = 64  # of the retrieval test: int8 files are compared on pictures like those to be embedded
-LAYER_PICTURES = 32  # that each layer's error is measured on: a standard error of a few per cent of it
 _TOOLS = {"onnx": ("torch", "onnx", "onnxscript"), "tflite": ("torch", "tensorflow")}
 
 
@@ -69,6 +59,7 @@ def export(
     precisions: Sequence[str] = ("fp32",),
     calibration: np.ndarray | Sequence[Path] | None = None,
     retrieval: RetrievalTest | None = None,
+    finetuning: FineTuning | None = None,
     allow: Sequence[str] = (),
     leave_out: bool = False,
     licence: str = "NOASSERTION",
@@ -77,7 +68,7 @@ def export(
     """Export a student into a bundle, each file measured against torch in every installed runtime of its format.
 
     An int8 file that fails is made again with more and more of the layers in float that lose most, down to the fewest
-    with which it passes.
+    with which it passes; where none passes and there is ``finetuning``, from a student fine-tuned to rounded numbers.
 
     Args:
         model: a checkpoint directory, or a network that takes colour-normalised float32 ``[b, c, h, w]`` and
@@ -91,6 +82,8 @@ def export(
         formats, precisions: every combination that :data:`exporters.recipes.RECIPES` has is exported.
         calibration: real pictures of training classes, ``uint8 [n, h, w, c]`` preprocessed or paths; int8 needs them.
         retrieval: what the files must still find in the gallery; without it the upper rungs are "not measured".
+        finetuning: training pictures and the gallery model's embeddings of them, for int8 files that calibration and
+            mixed precision cannot save.
         allow: rungs of the ladder that files may fail; the manifest says where they did.
         leave_out: a file that fails is left out of the bundle and recorded with its numbers, instead of an error.
         licence: SPDX expression for the weights; ``NOASSERTION`` says that nothing was stated.
@@ -127,15 +120,15 @@ def export(
     files: list[ModelFile] = []
     blocked: list[Blocked] = []
     with start(used) as workers:
-        line = _Line(source, graph, golden_pixels, calibrated, judge, workers, frozenset(allow))
+        maker = FileMaker(source, graph, golden_pixels, calibrated, judge, workers, frozenset(allow), finetuning, say)
         for recipe in recipes:
             say(f"{recipe.format} {recipe.precision}: converting")
-            made = line.make(recipe)
+            made = maker.make(recipe)
             if not made.measured.passed and leave_out:
                 blocked.append(_blocked(recipe, made))
                 say(f"{recipe.format} {recipe.precision}: left out, {blocked[-1].reason}")
                 continue
-            file, parts = _filed(recipe, made, line)
+            file, parts = _filed(recipe, made, maker)
             files.append(file)
             contents |= parts
             say(
@@ -166,91 +159,15 @@ def export(
     return write_bundle(out, manifest, contents)
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A file with its measurements; ``cause`` is what an error would advise."""
-
-    converted: Converted
-    measured: Measured
-    layers: tuple[LayerError, ...]
-    cause: str
-
-
-class _Line:
-    """Makes one file after another of the same network, on the same pictures, in the same workers."""
-
-    def __init__(
-        self,
-        source: Source,
-        graph: Graph,
-        golden: np.ndarray,
-        calibration: Calibration | None,
-        judge: Judge | None,
-        workers: Mapping[str, RuntimeWorker],
-        allow: frozenset[str],
-    ) -> None:
-        self.source, self.graph, self.calibration = source, graph, calibration
-        self.judge, self.workers, self.allow = judge, workers, allow
-        self.metadata = {SPACE_KEY: source.space.id, PREPROCESS_KEY: source.preprocess.fingerprint()}
-        spec = source.preprocess
-        self.picture = InputSpec(height=spec.height, width=spec.width, channels=spec.channels)
-        self.probes = self._probes(golden, probe_pixels(self.picture.shape))
-        natural = [] if calibration is None else [calibration.held_back]
-        if judge is not None:
-            queries = np.arange(len(judge.test.protocol.query_ids))
-            natural.append(judge.test.read(queries[:: max(len(queries) // NATURAL_QUERIES, 1)][:NATURAL_QUERIES]))
-        self.natural = self._probes(golden, *natural)
-
-    def _probes(self, golden: np.ndarray, *others: np.ndarray) -> Probes:
-        pixels = np.concatenate([golden, *others])
-        vectors = reference_embeddings(self.source.network, pixels, self.source.preprocess)
-        return Probes(pixels, vectors, len(golden))
-
-    def make(self, recipe: Recipe) -> _Made:
-        """The file of a recipe, with the fewest layers in float with which it passes."""
-        converter = Converter(recipe, self.graph, self.metadata, self.calibration)
-        probes = self.natural if recipe.calibrated else self.probes
-
-        def attempt(keep_float: Sequence[str] = ()) -> tuple[Converted, Measured]:
-            converted = converter.convert(keep_float)
-            expected = signature_of(
-                converted.input, converted.output, self.picture, OutputSpec(dim=self.source.space.dim)
-            )
-            return converted, measure(
-                converted.data, recipe, expected, probes, self.workers, judge=self.judge, allow=self.allow
-            )
-
-        converted, measured = attempt()
-        layers: tuple[LayerError, ...] = ()
-        if recipe.calibrated and self.calibration is not None:
-            ranges = observe(self.graph, self.calibration.pixels)
-            layers = layer_errors(self.graph, ranges, converter.scheme, probes.pixels[-LAYER_PICTURES:])
-            if not measured.passed and len(layers) > 1:
-                names = [layer.name for layer in layers]
-                converted, measured = fewest_float(names, attempt, lambda made: made[1].passed)
-        cause = ""
-        if not measured.passed:
-            calibrated = self.calibration.pixels if recipe.calibrated and self.calibration is not None else None
-            cause = likely_cause(
-                measured,
-                probes,
-                self.source.network,
-                self.source.preprocess,
-                graph=self.graph,
-                calibration=calibrated,
-            )
-        return _Made(converted, measured, layers, cause)
-
-
-def _filed(recipe: Recipe, made: _Made, line: _Line) -> tuple[ModelFile, dict[str, bytes]]:
+def _filed(recipe: Recipe, made: Made, maker: FileMaker) -> tuple[ModelFile, dict[str, bytes]]:
     """The manifest's entry of a file, and what goes into the bundle with it."""
     converted = made.converted
     worst = ", ".join(f"{layer.name} {layer.mean_cosine:.5f}" for layer in made.layers[:3])
     cause = f"{made.cause}; the layers that lose most alone: {worst}" if worst else made.cause
     vectors = made.measured.require_passed(recipe, cause)
     if recipe.format == "onnx":  # names and types, too
-        open_bytes(converted.data, line.picture, OutputSpec(dim=line.source.space.dim), where="the exported model")
-    num_golden = line.probes.num_golden
+        open_bytes(converted.data, maker.picture, OutputSpec(dim=maker.source.space.dim), where="the exported model")
+    num_golden = maker.probes.num_golden
     golden_path = f"golden/{recipe.format}.{recipe.precision}.npy"
     own = npy_bytes(vectors[:num_golden])
     file = ModelFile(
@@ -262,6 +179,7 @@ def _filed(recipe: Recipe, made: _Made, line: _Line) -> tuple[ModelFile, dict[st
         ops=converted.ops,
         content=converted.content,
         kept_float=converted.kept_float,
+        fine_tuned=made.fine_tuned,
         layers=made.layers,
         input=converted.input,
         output=converted.output,
@@ -273,7 +191,7 @@ def _filed(recipe: Recipe, made: _Made, line: _Line) -> tuple[ModelFile, dict[st
     return file, {recipe.path: converted.data, golden_path: own}
 
 
-def _blocked(recipe: Recipe, made: _Made) -> Blocked:
+def _blocked(recipe: Recipe, made: Made) -> Blocked:
     return Blocked(
         format=recipe.format,
         precision=recipe.precision,

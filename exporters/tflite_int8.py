@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,8 @@ from exporters.tflite import annotated, attempt, emit, operators, parsed, tensor
 
 class TfliteQuantiser:
     """Makes int8 files of one graph, with different operations left in float; pictures are run through it once.
+
+    Works as TensorFlow's own QuantizationDebugger does, without the second, instrumented model that it makes each time.
 
     Args:
         calibration: ``uint8 [n, h, w, c]``, real pictures: activations are scaled to what these give.
@@ -26,25 +27,21 @@ class TfliteQuantiser:
     def __init__(self, graph: Graph, calibration: np.ndarray, metadata: dict[str, str], *, integer_io: bool) -> None:
         self._tf = tensorflow()
         self._graph, self._metadata, self._integer_io = graph, metadata, integer_io
-        self._float_operators = [] if integer_io else ["L2_NORMALIZATION"]
-        function, root = emit(graph)
 
         def pictures() -> Iterator[list[np.ndarray]]:
             for picture in calibration:
                 yield [picture[None].astype(np.float32)]
 
-        converter = self._tf.lite.TFLiteConverter.from_concrete_functions([function], root)
-        converter.optimizations = [self._tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = pictures
-        converter.target_spec.supported_ops = [self._tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        self._debugger = attempt(
-            lambda: self._tf.lite.experimental.QuantizationDebugger(
-                converter=converter, debug_dataset=pictures, debug_options=self._options([])
-            )
-        )
-        model = parsed(attempt(self._debugger.get_nondebug_quantized_model))
-        tensors = model.subgraphs[0].tensors
-        self._results = [tensors[operator.outputs[0]].name.decode() for _, operator in operators(model)]
+        def calibrated() -> bytes:
+            function, root = emit(graph)
+            converter = self._tf.lite.TFLiteConverter.from_concrete_functions([function], root)
+            converter.optimizations = [self._tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = pictures
+            converter.target_spec.supported_ops = [self._tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter._experimental_calibrate_only = True
+            return bytes(converter.convert())
+
+        self._calibrated = attempt(calibrated)
 
     def convert(self, keep_float: Collection[str] = ()) -> tuple[bytes, dict[str, int]]:
         """The int8 file, and how often each operator occurs in it.
@@ -55,19 +52,23 @@ class TfliteQuantiser:
         Raises:
             ExportError: TensorFlow cannot convert it.
         """
-        names = [name for name in self._results if any(part.split("/")[0] in keep_float for part in name.split(";"))]
-        self._debugger.options = self._options(names)
-        return annotated(attempt(self._quantised), self._graph, self._metadata)
+        tensors = self._results_of(keep_float) if keep_float else []
+        return annotated(attempt(lambda: self._quantised(tensors)), self._graph, self._metadata)
 
-    def _quantised(self) -> bytes:
+    def _results_of(self, names: Collection[str]) -> list[str]:
+        """The tensors that operations of these names give in the int8 file; one may stand for several operations."""
+        model = parsed(attempt(lambda: self._quantised([])))
+        tensors = model.subgraphs[0].tensors
+        results = [tensors[operator.outputs[0]].name.decode() for _, operator in operators(model)]
+        return [result for result in results if any(part.split("/")[0] in names for part in result.split(";"))]
+
+    def _quantised(self, float_tensors: list[str]) -> bytes:
+        from tensorflow.lite.python.convert import mlir_quantize
         from tensorflow.lite.python.util import modify_model_io_type
 
-        data = self._debugger.get_nondebug_quantized_model()
-        if not self._integer_io:
-            return bytes(data)
-        return bytes(modify_model_io_type(data, self._tf.int8, self._tf.int8))  # the debugger gives float in and out
-
-    def _options(self, nodes: list[str]) -> Any:
-        return self._tf.lite.experimental.QuantizationDebugOptions(
-            denylisted_ops=self._float_operators, denylisted_nodes=nodes
+        data = mlir_quantize(
+            self._calibrated,
+            denylisted_ops=[] if self._integer_io else ["L2_NORMALIZATION"],
+            denylisted_nodes=float_tensors,
         )
+        return bytes(modify_model_io_type(data, self._tf.int8, self._tf.int8) if self._integer_io else data)

@@ -57,6 +57,7 @@ def model_file(model: FileEntry, golden: FileEntry) -> ModelFile:
         ops={"Conv": 3},
         content=Content(weight_bytes={"float32": 400}, layers=3, int8_layers=0),
         kept_float=(),
+        fine_tuned=False,
         layers=(),
         input=FileInput(dtype="uint8", layout="NHWC", batch="free"),
         output=FileOutput(),

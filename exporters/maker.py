@@ -1,0 +1,123 @@
+"""Makes the file of a recipe, measures it, and if it fails tries what may save it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporters.calibration import Calibration
+from exporters.convert import Converted, Converter
+from exporters.diagnose import likely_cause
+from exporters.finetune import FineTuning, finetuned
+from exporters.graph import Graph
+from exporters.ladder import Measured, Probes, Runner, measure
+from exporters.layers import layer_errors
+from exporters.manifest import InputSpec, LayerError, OutputSpec
+from exporters.mixed import fewest_float
+from exporters.parity import probe_pixels, reference_embeddings
+from exporters.quantize import observe
+from exporters.recipes import Recipe
+from exporters.retrieval import Judge
+from exporters.runtimes import PREPROCESS_KEY, SPACE_KEY
+from exporters.signature import signature_of
+from exporters.source import Source
+
+NATURAL_QUERIES = 64  # of the retrieval test: int8 files are compared on pictures like those to be embedded
+LAYER_PICTURES = 32  # that each layer's error is measured on: a standard error of a few per cent of it
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file with its measurements; ``cause`` is what an error would advise."""
+
+    converted: Converted
+    measured: Measured
+    layers: tuple[LayerError, ...]
+    cause: str
+    fine_tuned: bool
+
+
+class FileMaker:
+    """Makes one file after another of the same network, on the same pictures, in the same workers."""
+
+    def __init__(
+        self,
+        source: Source,
+        graph: Graph,
+        golden: np.ndarray,
+        calibration: Calibration | None,
+        judge: Judge | None,
+        workers: Mapping[str, Runner],
+        allow: frozenset[str],
+        finetuning: FineTuning | None,
+        say: Callable[[str], object],
+    ) -> None:
+        self.source, self.graph, self.calibration = source, graph, calibration
+        self.judge, self.workers, self.allow = judge, workers, allow
+        self.finetuning, self.say = finetuning, say
+        self.metadata = {SPACE_KEY: source.space.id, PREPROCESS_KEY: source.preprocess.fingerprint()}
+        spec = source.preprocess
+        self.picture = InputSpec(height=spec.height, width=spec.width, channels=spec.channels)
+        self.probes = self._probes(golden, probe_pixels(self.picture.shape))
+        natural = [] if calibration is None else [calibration.held_back]
+        if judge is not None:
+            queries = np.arange(len(judge.test.protocol.query_ids))
+            natural.append(judge.test.read(queries[:: max(len(queries) // NATURAL_QUERIES, 1)][:NATURAL_QUERIES]))
+        self.natural = self._probes(golden, *natural)
+
+    def _probes(self, golden: np.ndarray, *others: np.ndarray) -> Probes:
+        pixels = np.concatenate([golden, *others])
+        vectors = reference_embeddings(self.source.network, pixels, self.source.preprocess)
+        return Probes(pixels, vectors, len(golden))
+
+    def make(self, recipe: Recipe) -> Made:
+        """The file of a recipe: as it is, else with layers in float, else from a fine-tuned student."""
+        probes = self.natural if recipe.calibrated else self.probes
+        converter = Converter(recipe, self.graph, self.metadata, self.calibration)
+        calibration = self.calibration if recipe.calibrated else None
+        if calibration is None:
+            converted, measured = self._attempt(recipe, converter)
+            return Made(converted, measured, (), self._cause(measured, probes, None), False)
+        converted, measured, layers = self._mixed(recipe, converter, self.graph, calibration)
+        if measured.passed or self.finetuning is None:
+            return Made(converted, measured, layers, self._cause(measured, probes, calibration), False)
+        self.say(f"{recipe.format} {recipe.precision}: {measured.reason()}; fine-tuning")
+        graph = finetuned(self.graph, converter.scheme, calibration.pixels, self.finetuning, say=self.say)
+        converter = Converter(recipe, graph, self.metadata, calibration)
+        converted, measured, layers = self._mixed(recipe, converter, graph, calibration)
+        return Made(converted, measured, layers, self._cause(measured, probes, calibration), True)
+
+    def _mixed(
+        self, recipe: Recipe, converter: Converter, graph: Graph, calibration: Calibration
+    ) -> tuple[Converted, Measured, tuple[LayerError, ...]]:
+        """The file with the fewest layers in float with which it passes, and each layer's error."""
+        converted, measured = self._attempt(recipe, converter)
+        ranges = observe(graph, calibration.pixels)
+        layers = layer_errors(graph, ranges, converter.scheme, self.natural.pixels[-LAYER_PICTURES:])
+        if not measured.passed and len(layers) > 1:
+            self.say(f"{recipe.format} {recipe.precision}: {measured.reason()}; keeping layers in float")
+            names = [layer.name for layer in layers]
+            converted, measured = fewest_float(
+                names, lambda keep: self._attempt(recipe, converter, keep), lambda made: made[1].passed
+            )
+        return converted, measured, layers
+
+    def _attempt(
+        self, recipe: Recipe, converter: Converter, keep_float: Sequence[str] = ()
+    ) -> tuple[Converted, Measured]:
+        converted = converter.convert(keep_float)
+        probes = self.natural if recipe.calibrated else self.probes
+        output = OutputSpec(dim=self.source.space.dim)
+        expected = signature_of(converted.input, converted.output, self.picture, output)
+        return converted, measure(
+            converted.data, recipe, expected, probes, self.workers, judge=self.judge, allow=self.allow
+        )
+
+    def _cause(self, measured: Measured, probes: Probes, calibration: Calibration | None) -> str:
+        if measured.passed:
+            return ""
+        network, spec = self.source.network, self.source.preprocess
+        pixels = None if calibration is None else calibration.pixels
+        return likely_cause(measured, probes, network, spec, graph=self.graph, calibration=pixels)
