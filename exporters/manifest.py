@@ -95,7 +95,7 @@ class RuntimeResult(_Record):
     ``parity`` is against the torch model, None where the runtime did not answer; ``reason`` says why it is not right.
     """
 
-    name: Literal["onnxruntime", "ai-edge-litert", "tensorflow", "tflite-runtime"]
+    name: Literal["onnxruntime", "ai-edge-litert", "tensorflow", "tflite-runtime", "coreml", "mil-reference"]
     version: str
     right: bool
     parity: Parity | None
@@ -103,9 +103,12 @@ class RuntimeResult(_Record):
 
 
 class FileInput(_Record):
-    """How a file wants the picture's bytes: as they are (``uint8``), as numbers 0..255, or less 128 (``int8``)."""
+    """How a file wants the picture's bytes: as they are (``uint8``), as numbers 0..255, or less 128 (``int8``).
 
-    dtype: Literal["uint8", "float32", "int8"]
+    ``image``: as a picture of the platform's, such as a pixel buffer, RGB or grayscale.
+    """
+
+    dtype: Literal["uint8", "float32", "int8", "image"]
     layout: Literal["NHWC", "NCHW"]
     batch: Literal["free", "one"]
 
@@ -119,8 +122,8 @@ class FileGolden(FileEntry):
 class ModelFile(FileEntry):
     """One exported model."""
 
-    format: Literal["onnx", "tflite"]
-    precision: Literal["fp32", "fp16", "dynamic"]
+    format: Literal["onnx", "tflite", "coreml"]
+    precision: Literal["fp32", "fp16", "dynamic", "int8w", "palette6"]
     recipe: str
     opset: int | None
     ops: dict[str, int]

@@ -41,6 +41,7 @@ from hetero.retrieval.verification import Threshold
 from hetero.space import EmbeddingSpace
 
 _TOOLS = {"onnx": ("torch", "onnx", "onnxscript"), "tflite": ("torch", "tensorflow")}
+_TOOLS |= {"coreml": ("torch", "coremltools", "sklearn")}
 
 
 def export(
@@ -146,6 +147,11 @@ def _convert(
         from exporters.onnx import OPSET, to_onnx
 
         return *to_onnx(graph, metadata), OPSET, FileInput(dtype="uint8", layout="NHWC", batch="free")
+    if recipe.format == "coreml":
+        from exporters.coreml import to_coreml
+
+        data, ops = to_coreml(graph, recipe.precision, metadata)
+        return data, ops, None, FileInput(dtype="image", layout="NHWC", batch="one")
     from exporters.tflite import to_tflite
 
     data, ops = to_tflite(graph, recipe.precision, metadata)

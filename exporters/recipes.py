@@ -23,8 +23,8 @@ class Recipe:
     is how far the embeddings of one file may lie apart in two runtimes that compute it rightly.
     """
 
-    format: Literal["onnx", "tflite"]
-    precision: Literal["fp32", "fp16", "dynamic"]
+    format: Literal["onnx", "tflite", "coreml"]
+    precision: Literal["fp32", "fp16", "dynamic", "int8w", "palette6"]
     name: str
     limits: Mapping[str, float]
     golden_max_abs: float
@@ -32,9 +32,10 @@ class Recipe:
     @property
     def path(self) -> str:
         """Where the file lies in a bundle."""
-        return f"{self.format}/model.{self.precision}.{self.format}"
+        return f"{self.format}/model.{self.precision}.{_SUFFIXES.get(self.format, self.format)}"
 
 
+_SUFFIXES = {"coreml": "mlpackage.zip"}
 _FP32 = {"max_abs": FP32_MAX_ABS}
 _FP16 = {"min_cosine": 0.999}
 _INT8 = {"mean_cosine": 0.98}  # without a gallery the only limit there is: 8 bits cost a cosine of 0.001 to 0.01
@@ -44,10 +45,16 @@ RECIPES = (
     Recipe("tflite", "fp32", "fp32", _FP32, 1e-5),
     Recipe("tflite", "fp16", "wfp16_afp32", _FP16, 1e-3),
     Recipe("tflite", "dynamic", "dynamic_wi8_afp32", _INT8, 2e-2),
+    # 5e-3: rounding each result to half precision moves components by up to 4e-3, in another order elsewhere.
+    Recipe("coreml", "fp32", "fp32", _FP32, 1e-5),
+    Recipe("coreml", "fp16", "wfp16_afp16", _FP16, 5e-3),
+    Recipe("coreml", "int8w", "wi8_afp16", _INT8, 5e-3),
+    Recipe("coreml", "palette6", "wpal6_afp16", _INT8, 5e-3),
 )
 RUNTIMES = {
     "onnx": ("onnxruntime",),
     "tflite": ("ai-edge-litert", "tensorflow", "tflite-runtime"),
+    "coreml": ("coreml", "mil-reference"),
 }
 """The runtimes that a format's files are measured in, the first one first."""
 FORMATS = tuple(dict.fromkeys(recipe.format for recipe in RECIPES))

@@ -17,7 +17,7 @@ from exporters.ladder import exceeded
 from exporters.manifest import ModelFile
 from exporters.parity import compare
 from exporters.recipes import RUNTIMES
-from exporters.runtimes import open_model, require_tflite
+from exporters.runtimes import open_model, require_named
 from exporters.signature import require_signature, signature_of
 from exporters.workers import RuntimeWorker, is_installed
 from hetero.errors import (
@@ -127,7 +127,7 @@ def verify(path: Path | str, *, expected_space: EmbeddingSpace | str | None = No
                     if result.name not in workers:
                         workers[result.name] = stack.enter_context(RuntimeWorker(result.name))
                     worker = workers[result.name]
-                    checks.extend(_check_tflite(bundle, file, name, pixels, golden[file.path], worker, threads))
+                    checks.extend(_check_in_worker(bundle, file, name, pixels, golden[file.path], worker, threads))
     report = VerifyReport(path, bundle.space.id, tuple(checks))
     if report.passed and not any(check.name == "embeddings" for check in checks):
         formats = sorted({file.format for file in bundle.manifest.files})
@@ -283,7 +283,7 @@ def _check_onnx(
     yield _compared("batching", name, together, alone, file.golden.max_abs)
 
 
-def _check_tflite(
+def _check_in_worker(
     bundle: Bundle,
     file: ModelFile,
     name: str,
@@ -295,7 +295,7 @@ def _check_tflite(
     manifest, where = bundle.manifest, str(bundle.path / file.path)
     try:
         data = bundle.read(file.path)
-        require_tflite(data, manifest.space.id, manifest.preprocess.fingerprint(), where=where)
+        require_named(data, file.format, manifest.space.id, manifest.preprocess.fingerprint(), where=where)
         found = worker.open(data, threads=threads)
         require_signature(found, signature_of(file.input, manifest.input, manifest.output), where=where)
         vectors = worker.run(pixels)

@@ -249,8 +249,10 @@ def query(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A student's checkpoint, e.g. runs/NAME/students/STUDENT.")],
     out: Annotated[Path | None, typer.Option(help="Bundle to write (default: STUDENT.hetero).")] = None,
-    format_: Annotated[list[str] | None, typer.Option("--format", help="onnx, tflite; repeatable.")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, dynamic; repeatable.")] = None,
+    format_: Annotated[list[str] | None, typer.Option("--format", help="onnx, tflite, coreml; repeatable.")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16, dynamic, int8w, palette6; repeatable.")
+    ] = None,
     golden: Annotated[list[Path] | None, typer.Option(help="Image file kept as golden input; repeatable.")] = None,
     licence: Annotated[str, typer.Option(help="SPDX expression for the weights.")] = "NOASSERTION",
     json: Json = False,
