@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from exporters.mil_file import read_program
+from exporters.mil_file import EMBEDDING, IMAGE, read_program
 from exporters.mlpackage import NAMES, ROOT, contents_of, read_archive
 
 
@@ -42,5 +42,5 @@ class CoreMLModel:
         rows = []
         for picture in pixels:
             image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)  # L or RGB
-            rows.append(np.asarray(self.model.predict({"image": image})["embedding"], np.float32).reshape(1, -1))
+            rows.append(np.asarray(self.model.predict({IMAGE: image})[EMBEDDING], np.float32).reshape(1, -1))
         return np.concatenate(rows)

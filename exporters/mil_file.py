@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from exporters.graph import IMAGE
 from exporters.mlpackage import Package, read_archive
 from hetero.errors import BundleError
 
 SPECIFICATION = 7  # of iOS 16 and macOS 13
 OPSET = "CoreML6"
+IMAGE, EMBEDDING = "image", "embedding"  # what every export calls its input and output
 _WEIGHTS = "@model_path/weights/weight.bin"
 _COLOURS = {10: 1, 20: 3}  # GRAYSCALE, RGB of Core ML's ColorSpace
 _FLOAT32_ARRAY = 65568  # of Core ML's ArrayDataType
@@ -64,7 +64,7 @@ class MilProgram:
         channels, height, width = self.shape
         return {
             "input": {"name": IMAGE, "dtype": "image", "shape": [1, height, width, channels]},
-            "output": {"name": "embedding", "dtype": "float32", "shape": [1, self.dim]},
+            "output": {"name": EMBEDDING, "dtype": "float32", "shape": [1, self.dim]},
         }
 
 
@@ -112,16 +112,16 @@ class _Reader:
         inputs = [(item.name, *self.type(item.type)) for item in functions["main"].inputs]
         if inputs != [(IMAGE, "float32", (1, *shape))] or list(blocks[OPSET].inputs):
             raise self.refuse("takes another input than it describes", inputs, [(IMAGE, "float32", (1, *shape))])
-        if list(blocks[OPSET].outputs) != ["embedding"]:
-            raise self.refuse("gives another output than it describes", list(blocks[OPSET].outputs), ["embedding"])
+        if list(blocks[OPSET].outputs) != [EMBEDDING]:
+            raise self.refuse("gives another output than it describes", list(blocks[OPSET].outputs), [EMBEDDING])
         return MilProgram(shape, dim, self.operations(blocks[OPSET]))
 
     def description(self, description: Any) -> tuple[tuple[int, int, int], int]:
         """The picture's shape and the embedding's dimension, from what Core ML shows to an app."""
         inputs, outputs = list(description.input), list(description.output)
         names = [item.name for item in inputs], [item.name for item in outputs]
-        if names != ([IMAGE], ["embedding"]) or list(description.functions) or list(description.state):
-            raise self.refuse("has other inputs and outputs", names, ([IMAGE], ["embedding"]))
+        if names != ([IMAGE], [EMBEDDING]) or list(description.functions) or list(description.state):
+            raise self.refuse("has other inputs and outputs", names, ([IMAGE], [EMBEDDING]))
         picture, vector = inputs[0].type.imageType, outputs[0].type.multiArrayType
         colours = _COLOURS.get(picture.colorSpace)
         if colours is None or picture.WhichOneof("SizeFlexibility") is not None:

@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import hetero
-from exporters.graph import IMAGE
-from exporters.mil_file import MilOperation, MilProgram, Name, Value, read_program, refusal
+from exporters.mil_file import EMBEDDING, IMAGE, MilOperation, MilProgram, Name, Value, read_program, refusal
 
 MAX_NUMBERS = 1 << 28
 """Of all results of one picture together, 1 GiB. A network of 300 operations on 224 × 224 pictures has some 10⁷."""
@@ -56,7 +55,7 @@ class MilReference:
         with torch.no_grad():
             for picture in pixels:
                 image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32))[None]
-                rows.append(_evaluate(self.program, image, dict(self.constants))["embedding"].numpy())
+                rows.append(_evaluate(self.program, image, dict(self.constants))[EMBEDDING].numpy())
         return np.concatenate(rows)
 
 
@@ -74,7 +73,7 @@ def _dry_run(program: MilProgram) -> None:
         for operation in _constants(program)
     }
     image = torch.empty((1, *program.shape), dtype=torch.float32, device="meta")
-    embedding = _evaluate(program, image, constants).get("embedding")
+    embedding = _evaluate(program, image, constants).get(EMBEDDING)
     if embedding is None or embedding.dtype != torch.float32 or embedding.shape != (1, program.dim):
         found = None if embedding is None else [str(embedding.dtype), list(embedding.shape)]
         raise refusal(_WHERE, "computes another embedding than it describes", found, ["float32", [1, program.dim]])
@@ -267,13 +266,10 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "mul": lambda x, y: x * y,
     "real_div": lambda x, y: x / y,
     "maximum": lambda x, y: torch.maximum(x, torch.as_tensor(y, dtype=x.dtype, device=x.device)),
-    "minimum": lambda x, y: torch.minimum(x, torch.as_tensor(y, dtype=x.dtype, device=x.device)),
     "relu": lambda x: torch.relu(x),
-    "relu6": lambda x: torch.clamp(x, 0, 6),
     "clip": lambda x, alpha, beta: torch.clamp(x, alpha, beta),
     "leaky_relu": lambda x, alpha: torch.where(x >= 0, x, x * alpha),
     "thresholded_relu": lambda x, alpha: torch.where(x >= alpha, x, torch.zeros_like(x)),
-    "prelu": lambda x, alpha: torch.where(x >= 0, x, x * alpha.reshape(1, -1, *[1] * (x.dim() - 2))),
     "sigmoid": lambda x: torch.sigmoid(x),
     "sigmoid_hard": lambda x, alpha, beta: torch.clamp(x * alpha + beta, 0, 1),
     "silu": lambda x: x * torch.sigmoid(x),

@@ -7,12 +7,10 @@ archive must be laid out as :func:`write_archive` does it, so that every reader 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import stat
 import struct
 import uuid
-import zipfile
 import zlib
 from dataclasses import dataclass
 
@@ -24,7 +22,6 @@ MODEL = ROOT + "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = ROOT + "Data/com.apple.CoreML/weights/weight.bin"
 NAMES = (MODEL, WEIGHTS, MANIFEST)  # in the archive's order
 _AUTHOR = "com.apple.CoreML"
-_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip archive can name
 _MODE = stat.S_IFREG | 0o644
 
 # APPNOTE 6.3: a file's header before its bytes, its entry in the directory behind all files, and the directory's end.
@@ -32,7 +29,9 @@ _LOCAL = struct.Struct("<4sHHHHHLLLHH")
 _ENTRY = struct.Struct("<4sHHHHHHLLLHHHHHLL")
 _END = struct.Struct("<4sHHHHLLH")
 _LOCAL_MARK, _ENTRY_MARK, _END_MARK = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
-_ENCRYPTED = 0x1
+_VERSION, _UNIX = 20, 3 << 8  # of the format; the system whose file modes are kept
+_STORED, _ENCRYPTED = 0, 0x1
+_TIME, _DATE = 0, 1 << 5 | 1  # midnight of 1 January 1980, the first that a zip archive can name
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,19 @@ class _Entry:
 
 
 def write_archive(package: Package) -> bytes:
-    """The package as a zip archive of stored files with fixed dates, modes and order."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in contents_of(package).items():
-            info = zipfile.ZipInfo(name, _DATE)
-            info.create_system, info.external_attr = 3, _MODE << 16  # Unix, whatever system writes it
-            archive.writestr(info, content)
-    return stream.getvalue()
+    """The package as a zip archive of stored files with fixed dates, modes and order.
+
+    Not by zipfile, whose defaults differ between systems and may between versions of Python.
+    """
+    files, directory, offset = [], [], 0
+    for name, content in contents_of(package).items():
+        raw, size = name.encode("ascii"), len(content)
+        common = (_VERSION, 0, _STORED, _TIME, _DATE, zlib.crc32(content), size, size, len(raw), 0)
+        files += [_LOCAL.pack(_LOCAL_MARK, *common), raw, content]
+        directory += [_ENTRY.pack(_ENTRY_MARK, _UNIX | _VERSION, *common, 0, 0, 0, _MODE << 16, offset), raw]
+        offset += _LOCAL.size + len(raw) + size
+    tail = b"".join(directory)
+    return b"".join([*files, tail, _END.pack(_END_MARK, 0, 0, len(NAMES), len(NAMES), len(tail), offset, 0)])
 
 
 def contents_of(package: Package) -> dict[str, bytes]:
@@ -79,7 +83,8 @@ def read_archive(data: bytes, *, where: str) -> Package:
 
     Raises:
         BundleError: anything but the three files, stored, once each, in one piece from the first byte to the last,
-            with the manifest that :func:`write_archive` would write for them.
+            with the manifest that :func:`write_archive` would write for them. What is accepted is, byte for byte,
+            what :func:`write_archive` makes of the package returned.
     """
     entries = _directory(data, where)
     names = [entry.name for entry in entries]
@@ -98,6 +103,8 @@ def read_archive(data: bytes, *, where: str) -> Package:
         raise _refusal(
             where, "has a Manifest.json that its files do not imply", ascii(contents[MANIFEST])[:200], "hetero's own"
         )
+    if write_archive(package) != data:
+        raise _refusal(where, "has other dates, versions or modes than hetero writes", None, None)
     return package
 
 
@@ -157,7 +164,7 @@ def _content(data: bytes, entry: _Entry, start: int, where: str) -> tuple[bytes,
         raise _refusal(where, "is encrypted", f"flags {entry.flags:#x}", "no encryption")
     if entry.flags:
         raise _refusal(where, "uses features of zip archives that no package needs", f"flags {entry.flags:#x}", 0)
-    if entry.method != zipfile.ZIP_STORED:
+    if entry.method != _STORED:
         raise _refusal(where, "is compressed", f"method {entry.method}", "stored, as weights hardly compress")
     if entry.mode and not stat.S_ISREG(entry.mode):
         raise _refusal(where, "is a link or no regular file", f"mode {entry.mode:o}", f"{_MODE:o}")
@@ -172,7 +179,7 @@ def _content(data: bytes, entry: _Entry, start: int, where: str) -> tuple[bytes,
         raise _refusal(where, "is larger than its archive", f"{entry.size_bytes} bytes", f"{len(data)} at most")
     found = _LOCAL.unpack_from(data, start)
     local = (found[0], found[2], found[3], *found[6:], data[start + _LOCAL.size : begin])
-    if local != (_LOCAL_MARK, 0, zipfile.ZIP_STORED, entry.crc, entry.size_bytes, entry.size_bytes, len(name), 0, name):
+    if local != (_LOCAL_MARK, 0, _STORED, entry.crc, entry.size_bytes, entry.size_bytes, len(name), 0, name):
         raise _refusal(
             where, "is described differently in the directory and before its bytes", ascii(local)[:300], None
         )

@@ -19,7 +19,7 @@ from exporters.parity import compare
 from exporters.recipes import RUNTIMES
 from exporters.runtimes import open_model, require_named
 from exporters.signature import require_signature, signature_of
-from exporters.workers import RuntimeWorker, is_installed
+from exporters.workers import RuntimeWorker, is_installed, package_of
 from hetero.errors import (
     BundleError,
     ExportError,
@@ -131,7 +131,7 @@ def verify(path: Path | str, *, expected_space: EmbeddingSpace | str | None = No
     report = VerifyReport(path, bundle.space.id, tuple(checks))
     if report.passed and not any(check.name == "embeddings" for check in checks):
         formats = sorted({file.format for file in bundle.manifest.files})
-        raise MissingExtraError("running any file of this bundle", RUNTIMES[formats[0]][0], formats[0])
+        raise MissingExtraError("running any file of this bundle", package_of(RUNTIMES[formats[0]][0]), formats[0])
     return report
 
 

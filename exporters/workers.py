@@ -47,7 +47,7 @@ class RuntimeWorker:
         if runtime not in _MODULES:
             raise ConfigError("unknown runtime", got=repr(runtime), expected=nearest(runtime, _MODULES))
         if not is_installed(runtime):
-            raise MissingExtraError(f"running a model in {runtime}", _PACKAGES.get(runtime, runtime), _EXTRA[runtime])
+            raise MissingExtraError(f"running a model in {runtime}", package_of(runtime), _EXTRA[runtime])
         self.runtime = runtime
         self.version = "unknown"  # until a file was opened
         self._start()
@@ -172,6 +172,11 @@ def is_installed(runtime: str) -> bool:
     return (runtime != "mil-reference" or find_spec("torch") is not None) and find_spec(_MODULES[runtime]) is not None
 
 
+def package_of(runtime: str) -> str:
+    """What to install for a runtime: itself, but for Core ML's two."""
+    return _PACKAGES.get(runtime, runtime)
+
+
 @contextlib.contextmanager
 def start(formats: Iterable[str]) -> Iterator[dict[str, RuntimeWorker]]:
     """A worker of each installed runtime of these formats, by name; ended with the ``with`` block.
@@ -184,7 +189,6 @@ def start(formats: Iterable[str]) -> Iterator[dict[str, RuntimeWorker]]:
         for format in formats:
             names = [name for name in RUNTIMES[format] if is_installed(name)]
             if not names:
-                first = RUNTIMES[format][0]
-                raise MissingExtraError(f"running a {format} file", _PACKAGES.get(first, first), format)
+                raise MissingExtraError(f"running a {format} file", package_of(RUNTIMES[format][0]), format)
             workers.update({name: stack.enter_context(RuntimeWorker(name)) for name in names})
         yield workers

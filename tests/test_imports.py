@@ -42,7 +42,18 @@ def test_imports_point_down(path):
         assert name.split(".")[0] not in above, f"{room} imports {name}"
 
 
-EXPORTERS_WITH_TORCH = ("graph", "aten", "trace", "fold", "source", "onnx", "tflite", "pipeline")
+EXPORTERS_WITH_TORCH = (
+    "graph",
+    "aten",
+    "trace",
+    "fold",
+    "source",
+    "onnx",
+    "tflite",
+    "coreml",
+    "mil_reference",
+    "pipeline",
+)
 TORCH_FREE = [
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
     for path in SOURCES
