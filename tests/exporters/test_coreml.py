@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -172,6 +174,22 @@ def test_a_network_of_one_channel_takes_grayscale_pictures(reference: RuntimeWor
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_converting_twice_gives_the_same_bytes(precision: str) -> None:
     assert to_coreml(fold(trace(mixed(), SPEC)), precision, NAMED) == converted("mixed", precision)
+
+
+def test_another_process_gives_the_same_bytes() -> None:
+    """Which has converted nothing before, and hashes strings with another seed."""
+    folder = str(Path(__file__).parent)
+    code = f"""
+import hashlib, sys
+sys.path.insert(0, {folder!r})
+from networks import SPEC, mixed
+from exporters.coreml import to_coreml
+from exporters.fold import fold
+from exporters.trace import trace
+sys.stdout.write(hashlib.sha256(to_coreml(fold(trace(mixed(), SPEC)), "palette6", {NAMED!r})[0]).hexdigest())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == hashlib.sha256(converted("mixed", "palette6")[0]).hexdigest()
 
 
 def test_one_changed_weight_is_seen(reference: RuntimeWorker) -> None:

@@ -27,7 +27,7 @@ from hetero.errors import BundleError, RuntimeFailedError
 from hetero.preprocess import PreprocessSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
-from networks import NETWORKS, SPEC
+from networks import NETWORKS
 
 SMALL = PreprocessSpec(height=9, width=8, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 PIXELS = probe_pixels((9, 8, 3))
@@ -84,6 +84,12 @@ def test_each_operation_means_what_it_means_in_torch(name: str) -> None:
         graph = GraphNetwork(fold(trace(made(name), SMALL)))
         expected = graph(torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float()).numpy()
     np.testing.assert_allclose(MilReference(file(name)).run(PIXELS), expected, atol=1e-6)
+
+
+def test_a_threshold_makes_zeros_of_what_lies_below() -> None:
+    """In every file a hard sigmoid of 0 stands beside it, which would hide a mistake."""
+    found = OPERATIONS["thresholded_relu"](torch.tensor([-4.0, -3.0, -2.0, 1.0]), alpha=-3.0)
+    assert found.tolist() == [0, -3, -2, 1]
 
 
 def test_every_operation_of_the_table_is_met_in_some_file() -> None:
@@ -147,9 +153,9 @@ def test_it_runs_in_a_worker_and_names_what_it_cannot_compute() -> None:
         worker.open(data)
         np.testing.assert_allclose(worker.run(PIXELS), MilReference(data).run(PIXELS), atol=1e-6)
         assert worker.version not in ("", "unknown")
-        with pytest.raises(RuntimeFailedError, match="mil-reference cannot run this file.*takes other pictures"):
+        with pytest.raises(RuntimeFailedError, match=r"mil-reference cannot run this file.*takes other pictures"):
             worker.run(PIXELS[:, :5])
-        with pytest.raises(RuntimeFailedError, match="mil-reference cannot open this file.*operation .*gelu"):
+        with pytest.raises(RuntimeFailedError, match=r"mil-reference cannot open this file.*operation .*gelu"):
             worker.open(forged(lambda spec: operation(spec, "tanh", type="gelu")))
 
 
@@ -318,7 +324,7 @@ def test_compressed_weights_of_another_form_are_refused(precision: str) -> None:
         found = operation(spec, kind)
         del found.attributes["scale" if precision == "int8w" else "lut"]
 
-    with pytest.raises(BundleError, match="cannot be computed|another shape than it declares|asks for more memory"):
+    with pytest.raises(BundleError, match=r"cannot be computed|another shape than it declares|asks for more memory"):
         MilReference(forged(taller, data=data))
     with pytest.raises(BundleError, match=f"has other arguments of {kind}"):
         MilReference(forged(without, data=data))
