@@ -19,8 +19,8 @@ COLOURS = {1: "GRAYSCALE", 3: "RGB"}
 _LAYERS = ("conv", "linear")  # MIL's operations with trained matrices
 _COMPRESSED = {"int8w": "constexpr_affine_dequantize", "palette6": "constexpr_lut_to_dense"}
 _PALETTE_BITS = 6
-# What makes the vector's length 1. In half precision the sum of squares overflows from a length of 256 on, and a
-# component of the result is off by up to 5e-4.
+# What makes the vector's length 1. In half precision the length would be off by up to 5e-4, and a runtime that sums
+# squares in half precision would overflow from a length of 256 on.
 _LENGTH = ("reduce_l2_norm", "maximum", "real_div")
 _ARCHIVE_BYTES = 4096  # more than what the archive puts around the two files
 _NOTES = "com.github.apple.coremltools."  # the converter's, with the day of the conversion
