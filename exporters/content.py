@@ -11,7 +11,13 @@ from exporters.manifest import Content
 from exporters.recipes import Recipe
 from hetero.errors import ExportError
 
-_TYPE = {"dynamic": "int8", "int8": "int8", "int8io": "int8", "fp16": "float16"}  # of the weights, by precision
+_TYPE = {
+    "dynamic": "int8",
+    "int8": "int8",
+    "int8io": "int8",
+    "int8w": "int8",
+    "fp16": "float16",
+}  # of the weights, by precision
 _LEAST = 0.5  # share of the weights' numbers: TFLite's dynamic range leaves tensors of less than 1,024 numbers float
 
 
@@ -48,6 +54,25 @@ def content_of_tflite(data: bytes) -> Content:
     layers = [operator for kind, operator in operators(model) if kind in kinds]
     int8 = [operator for operator in layers if names[tensors[operator.inputs[1]].type] == "int8"]
     return Content(weight_bytes=dict(sorted(weight_bytes.items())), layers=len(layers), int8_layers=len(int8))
+
+
+def content_of_coreml(data: bytes) -> Content:
+    """The content of an archived Core ML package. Layers with int8 weights count; they compute in half precision."""
+    from exporters.mil_file import Name, read_program
+
+    program = read_program(data, where="the exported model")
+    makers = {operation.result: operation.kind for operation in program.operations}
+    weight_bytes: Counter[str] = Counter()
+    layers = int8 = 0
+    for operation in program.operations:
+        for value in operation.arguments.values():
+            if isinstance(value, np.ndarray) and value.size > 1:
+                weight_bytes[value.dtype.name] += value.nbytes
+        if operation.kind in ("conv", "linear"):
+            weight = operation.arguments["weight"]
+            layers += 1
+            int8 += isinstance(weight, Name) and makers.get(weight.name) == "constexpr_affine_dequantize"
+    return Content(weight_bytes=dict(sorted(weight_bytes.items())), layers=layers, int8_layers=int8)
 
 
 def require_content(content: Content, recipe: Recipe, kept_float: Collection[str]) -> None:

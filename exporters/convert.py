@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from exporters.calibration import Calibration
-from exporters.content import content_of_onnx, content_of_tflite, require_content
+from exporters.content import content_of_coreml, content_of_onnx, content_of_tflite, require_content
 from exporters.graph import Graph
 from exporters.manifest import Content, FileInput, FileOutput
-from exporters.quantize import REDUCED, STATIC, Scheme
+from exporters.quantize import PALETTE, REDUCED, STATIC, WEIGHTS, Scheme
 from exporters.recipes import Recipe
 from hetero.errors import ConfigError
 
@@ -29,6 +29,13 @@ class Converted:
     input: FileInput
     output: FileOutput
     kept_float: tuple[str, ...]
+
+
+def scheme_of(recipe: Recipe) -> Scheme | None:
+    """How a recipe rounds numbers, for its emulation in torch; None: half precision is taken for exact."""
+    if recipe.calibrated:
+        return REDUCED if recipe.format == "onnx" else STATIC
+    return {"dynamic": WEIGHTS, "int8w": WEIGHTS, "palette6": PALETTE}.get(recipe.precision)
 
 
 class Converter:
@@ -51,13 +58,8 @@ class Converter:
                 expected="some hundred real pictures like those that will be embedded",
                 fix="pass calibration=, or --data on the command line; random pictures scale activations wrongly",
             )
-        self.recipe = recipe
+        self.recipe, self.scheme = recipe, scheme_of(recipe)
         self._convert = _convert(recipe, graph, metadata, calibration)
-
-    @property
-    def scheme(self) -> Scheme:
-        """How the recipe rounds numbers, for its emulation in torch."""
-        return REDUCED if self.recipe.format == "onnx" else STATIC
 
     def convert(self, keep_float: Collection[str] = ()) -> Converted:
         """The file, with these operations in float.
@@ -72,6 +74,9 @@ class Converter:
             opset: int | None = OPSET
             content = content_of_onnx(data)
             source, output = FileInput(dtype="uint8", layout="NHWC", batch="free"), FileOutput()
+        elif self.recipe.format == "coreml":
+            opset, content = None, content_of_coreml(data)
+            source, output = FileInput(dtype="image", layout="NHWC", batch="one"), FileOutput()
         else:
             from exporters.tflite import output_of
 
@@ -94,6 +99,10 @@ def _convert(recipe: Recipe, graph: Graph, metadata: Metadata, calibration: Cali
             return OnnxQuantiser(to_onnx(graph, metadata)[0], calibration.pixels).convert
         dtype = torch.float16 if recipe.precision == "fp16" else torch.float32
         return lambda _: to_onnx(graph, metadata, dtype=dtype)
+    if recipe.format == "coreml":
+        from exporters.coreml import to_coreml
+
+        return lambda _: to_coreml(graph, recipe.precision, metadata)
     if calibration is not None and recipe.calibrated:
         from exporters.tflite_int8 import TfliteQuantiser
 

@@ -17,7 +17,7 @@ from exporters.layers import layer_errors
 from exporters.manifest import InputSpec, LayerError, OutputSpec
 from exporters.mixed import fewest_float
 from exporters.parity import probe_pixels, reference_embeddings
-from exporters.quantize import observe
+from exporters.quantize import STATIC, observe
 from exporters.recipes import Recipe
 from exporters.retrieval import Judge
 from exporters.runtimes import PREPROCESS_KEY, SPACE_KEY
@@ -79,23 +79,30 @@ class FileMaker:
         calibration = self.calibration if recipe.calibrated else None
         if calibration is None:
             converted, measured = self._attempt(recipe, converter)
-            return Made(converted, measured, (), self._cause(measured, probes, None), False)
-        converted, measured, layers = self._mixed(recipe, converter, self.graph, calibration)
+            layers = () if measured.passed else self._layers(self.graph, converter)
+            return Made(converted, measured, layers, self._cause(measured, probes, None), False)
+        converted, measured, layers = self._mixed(recipe, converter, self.graph)
         if measured.passed or self.finetuning is None:
             return Made(converted, measured, layers, self._cause(measured, probes, calibration), False)
         self.say(f"{recipe.format} {recipe.precision}: {measured.reason()}; fine-tuning")
-        graph = finetuned(self.graph, converter.scheme, calibration.pixels, self.finetuning, say=self.say)
+        graph = finetuned(self.graph, converter.scheme or STATIC, calibration.pixels, self.finetuning, say=self.say)
         converter = Converter(recipe, graph, self.metadata, calibration)
-        converted, measured, layers = self._mixed(recipe, converter, graph, calibration)
+        converted, measured, layers = self._mixed(recipe, converter, graph)
         return Made(converted, measured, layers, self._cause(measured, probes, calibration), True)
 
+    def _layers(self, graph: Graph, converter: Converter) -> tuple[LayerError, ...]:
+        """Each layer's error under the recipe's rounding; none for recipes of floats."""
+        if converter.scheme is None:
+            return ()
+        ranges = {} if self.calibration is None else observe(graph, self.calibration.pixels)
+        return layer_errors(graph, ranges, converter.scheme, self.natural.pixels[-LAYER_PICTURES:])
+
     def _mixed(
-        self, recipe: Recipe, converter: Converter, graph: Graph, calibration: Calibration
+        self, recipe: Recipe, converter: Converter, graph: Graph
     ) -> tuple[Converted, Measured, tuple[LayerError, ...]]:
         """The file with the fewest layers in float with which it passes, and each layer's error."""
         converted, measured = self._attempt(recipe, converter)
-        ranges = observe(graph, calibration.pixels)
-        layers = layer_errors(graph, ranges, converter.scheme, self.natural.pixels[-LAYER_PICTURES:])
+        layers = self._layers(graph, converter)
         if not measured.passed and len(layers) > 1:
             self.say(f"{recipe.format} {recipe.precision}: {measured.reason()}; keeping layers in float")
             names = [layer.name for layer in layers]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from exporters.recipes import RECIPES, RUNTIMES
+from exporters.recipes import RECIPES, RUNTIMES, Format, Precision
 from hetero.errors import BundleError
 from hetero.preprocess import PreprocessSpec
 from hetero.retrieval.verification import Threshold
@@ -123,7 +123,7 @@ class RuntimeResult(_Record):
     ``parity`` is against the torch model, None where the runtime did not answer; ``reason`` says why it is not right.
     """
 
-    name: Literal["onnxruntime", "ai-edge-litert", "tensorflow", "tflite-runtime"]
+    name: Literal["onnxruntime", "ai-edge-litert", "tensorflow", "tflite-runtime", "coreml", "mil-reference"]
     version: str
     right: bool
     parity: Parity | None
@@ -131,9 +131,12 @@ class RuntimeResult(_Record):
 
 
 class FileInput(_Record):
-    """How a file wants the picture's bytes: as they are (``uint8``), as numbers 0..255, or less 128 (``int8``)."""
+    """How a file wants the picture's bytes: as they are (``uint8``), as numbers 0..255, or less 128 (``int8``).
 
-    dtype: Literal["uint8", "float32", "int8"]
+    ``image``: as a picture of the platform's, such as a pixel buffer, RGB or grayscale.
+    """
+
+    dtype: Literal["uint8", "float32", "int8", "image"]
     layout: Literal["NHWC", "NCHW"]
     batch: Literal["free", "one"]
 
@@ -190,8 +193,8 @@ class FileGolden(FileEntry):
 class ModelFile(FileEntry):
     """One exported model."""
 
-    format: Literal["onnx", "tflite"]
-    precision: Literal["fp32", "fp16", "dynamic", "int8", "int8io"]
+    format: Format
+    precision: Precision
     recipe: str
     opset: int | None
     ops: dict[str, int]
@@ -313,8 +316,8 @@ class RetrievalRecord(_Record):
 class Blocked(_Record):
     """A file that was asked for and left out: the ladder it fell from, and which layers lose most."""
 
-    format: Literal["onnx", "tflite"]
-    precision: Literal["fp32", "fp16", "dynamic", "int8", "int8io"]
+    format: Format
+    precision: Precision
     recipe: str
     reason: str
     ladder: tuple[Rung, ...]

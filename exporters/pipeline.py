@@ -44,7 +44,11 @@ from hetero.retrieval.verification import Threshold
 from hetero.space import EmbeddingSpace
 
 GOLDEN_PICTURES = 8  # taken from the calibration pictures where none are given
-_TOOLS = {"onnx": ("torch", "onnx", "onnxscript"), "tflite": ("torch", "tensorflow")}
+_TOOLS = {
+    "onnx": ("torch", "onnx", "onnxscript"),
+    "tflite": ("torch", "tensorflow"),
+    "coreml": ("torch", "coremltools", "sklearn"),
+}
 
 
 def export(

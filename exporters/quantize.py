@@ -22,6 +22,7 @@ LAYERS = ("conv", "linear")  # the operations that have weights to round
 ACTIVATIONS = ("relu", "clamp")  # computed within the operation before, whose bare result is never rounded
 _UNROUNDED = ("unit_length", "flatten", "spread", "max_pool")  # float always, or already rounded
 _BATCH = 64
+_LLOYD = 20  # rounds of k-means; in one dimension, from quantiles, it has settled
 
 Ranges = Mapping[str, tuple[float, float]]
 """By operation: the least and the largest value of its result; 0 lies within."""
@@ -29,15 +30,20 @@ Ranges = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Scheme:
-    """Which numbers are rounded: bits of the weights, and of the results (None: those stay float)."""
+    """Which numbers are rounded: bits of the weights, and of the results (None: those stay float).
+
+    ``palette``: weights are not evenly spaced, but the nearest of the best ``2^weight_bits`` values for each layer.
+    """
 
     weight_bits: int
     result_bits: int | None
+    palette: bool = False
 
 
 STATIC = Scheme(8, 8)
 REDUCED = Scheme(7, 8)  # what exporters/onnx_int8.py writes
 WEIGHTS = Scheme(8, None)
+PALETTE = Scheme(6, None, palette=True)
 
 
 def observe(graph: Graph, pixels: np.ndarray) -> dict[str, tuple[float, float]]:
@@ -101,7 +107,8 @@ class QuantizedNetwork(GraphNetwork):
         rounded = operation.name in self.rounded
         if rounded and operation.kind in LAYERS:
             weights = dict(step.weights.items())
-            weights["weight"] = rounded_weight(weights["weight"], self.scheme.weight_bits)
+            rounding = palette_weight if self.scheme.palette else rounded_weight
+            weights["weight"] = rounding(weights["weight"], self.scheme.weight_bits)
             result = step.compute(values, weights)
         else:
             result = step(*values)
@@ -122,6 +129,18 @@ def rounded_weight(weight: Tensor, bits: int) -> Tensor:
     scale = weight.detach().abs().flatten(1).amax(1).clamp_min(torch.finfo(torch.float32).tiny * most) / most
     zero = torch.zeros(len(weight), dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -most, most)
+
+
+def palette_weight(weight: Tensor, bits: int) -> Tensor:
+    """Each weight replaced by the nearest of ``2^bits`` values, which 1-D k-means (Lloyd's) finds for the layer."""
+    flat = weight.detach().flatten()
+    centres = torch.quantile(flat, torch.linspace(0, 1, 2**bits))
+    for _ in range(_LLOYD):
+        places = torch.bucketize(flat, (centres[1:] + centres[:-1]) / 2)
+        sums = torch.zeros_like(centres).scatter_add_(0, places, flat)
+        counts = torch.zeros_like(centres).scatter_add_(0, places, torch.ones_like(flat))
+        centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres).sort().values
+    return centres[torch.bucketize(flat, (centres[1:] + centres[:-1]) / 2)].reshape(weight.shape)
 
 
 def _rounded_result(result: Tensor, low: float, high: float, bits: int) -> Tensor:

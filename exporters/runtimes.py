@@ -10,6 +10,7 @@ import numpy as np
 
 from exporters.bundle import Bundle
 from exporters.manifest import InputSpec, OutputSpec
+from exporters.mlpackage import read_archive
 from hetero.errors import BundleError, ConfigError, MissingExtraError
 
 SPACE_KEY, PREPROCESS_KEY = "hetero.space_id", "hetero.preprocess_fingerprint"
@@ -128,16 +129,18 @@ def refuse_external_data(data: bytes, *, where: str) -> None:
         )
 
 
-def require_tflite(data: bytes, space_id: str, preprocess_fingerprint: str, *, where: str) -> None:
-    """Refuse what does not say that it is a TFLite file of this space and preprocessing.
+def require_named(data: bytes, format: str, space_id: str, preprocess_fingerprint: str, *, where: str) -> None:
+    """Refuse what does not say that it is a ``tflite`` or ``coreml`` file of this space and preprocessing.
 
     Raises:
         BundleError: it does not; ``where`` names the file.
     """
-    if data[4:8] != b"TFL3":
+    if format == "coreml":
+        data = read_archive(data, where=where).model
+    elif data[4:8] != b"TFL3":
         raise BundleError(f"{where} is no TFLite file", got=ascii(data[:8]), fix="export the bundle again")
     for key, value in ((SPACE_KEY, space_id), (PREPROCESS_KEY, preprocess_fingerprint)):
-        # Metadata are strings in the file; finding them needs no flatbuffer reader, which a phone lab lacks.
+        # Metadata are strings in the file; finding them needs no flatbuffer or protobuf reader: a phone lab has none.
         if key.encode() not in data or value.encode() not in data:
             raise BundleError(
                 f"{where} was exported for another {key.removeprefix('hetero.')} than its manifest names",

@@ -17,10 +17,10 @@ from exporters.ladder import exceeded
 from exporters.manifest import ModelFile
 from exporters.parity import compare
 from exporters.recipes import RUNTIMES
-from exporters.runtimes import open_model, require_tflite
+from exporters.runtimes import open_model, require_named
 from exporters.signature import require_signature, signature_of
 from exporters.signing import verify_signature
-from exporters.workers import RuntimeWorker, is_installed
+from exporters.workers import RuntimeWorker, is_installed, package_of
 from hetero.errors import (
     BundleError,
     ConfigError,
@@ -148,11 +148,11 @@ def verify(
                     if result.name not in workers:
                         workers[result.name] = stack.enter_context(RuntimeWorker(result.name))
                     worker = workers[result.name]
-                    checks.extend(_check_tflite(bundle, file, name, pixels, golden[file.path], worker, threads))
+                    checks.extend(_check_in_worker(bundle, file, name, pixels, golden[file.path], worker, threads))
     report = VerifyReport(path, bundle.space.id, tuple(checks))
     if report.passed and not any(check.name == "embeddings" for check in checks):
         formats = sorted({file.format for file in bundle.manifest.files})
-        raise MissingExtraError("running any file of this bundle", RUNTIMES[formats[0]][0], formats[0])
+        raise MissingExtraError("running any file of this bundle", package_of(RUNTIMES[formats[0]][0]), formats[0])
     return report
 
 
@@ -312,7 +312,7 @@ def _check_onnx(
     yield _compared("batching", name, together, alone, file.golden.max_abs)
 
 
-def _check_tflite(
+def _check_in_worker(
     bundle: Bundle,
     file: ModelFile,
     name: str,
@@ -324,7 +324,7 @@ def _check_tflite(
     manifest, where = bundle.manifest, str(bundle.path / file.path)
     try:
         data = bundle.read(file.path)
-        require_tflite(data, manifest.space.id, manifest.preprocess.fingerprint(), where=where)
+        require_named(data, file.format, manifest.space.id, manifest.preprocess.fingerprint(), where=where)
         found = worker.open(data, threads=threads)
         require_signature(found, signature_of(file.input, file.output, manifest.input, manifest.output), where=where)
         vectors = worker.run(pixels)

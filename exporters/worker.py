@@ -1,7 +1,8 @@
 """Runs inside a process of its own: opens one model file after another in one runtime, and embeds pixels with it.
 
 A script, not imported by anyone (workers.py starts it): it needs numpy and the runtime, and must load nothing else,
-because tflite-runtime fails once TensorFlow is in the same process. Requests come on standard input, answers go to
+because tflite-runtime fails once TensorFlow is in the same process. Runtimes that are part of this project are imported
+when they are asked for. Requests come on standard input, answers go to
 standard output: one line of JSON each, ``size`` bytes behind it where it has ``size``. Whatever a library prints goes
 to standard error.
 """
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -117,11 +118,33 @@ def _open_onnxruntime(data: bytes, threads: int) -> OnnxModel:
     return OnnxModel(onnxruntime, data, threads)
 
 
+def _open_coreml(data: bytes, threads: int) -> Any:
+    _keep_frameworks_out()
+    from exporters.coreml_runtime import CoreMLModel
+
+    return CoreMLModel(data)
+
+
+def _open_mil_reference(data: bytes, threads: int) -> Any:
+    _keep_frameworks_out()
+    from exporters.mil_reference import open_reference
+
+    return open_reference(data, threads)
+
+
+def _keep_frameworks_out() -> None:
+    """Hide from coremltools what it would import only because it is there: TensorFlow takes five seconds."""
+    for name in ("tensorflow", "sklearn"):
+        sys.modules.setdefault(name, cast("Any", None))  # importing it then fails
+
+
 RUNTIMES: dict[str, Callable[[bytes, int], Any]] = {
     "ai-edge-litert": _open_litert,
     "tensorflow": _open_tensorflow,
     "tflite-runtime": _open_tflite_runtime,
     "onnxruntime": _open_onnxruntime,
+    "coreml": _open_coreml,
+    "mil-reference": _open_mil_reference,
 }
 
 
@@ -137,7 +160,7 @@ def serve(requests: BinaryIO, answers: BinaryIO, runtime: str) -> None:
             if request["do"] == "open":
                 model = None  # a refused file must not leave the one before in its place
                 model = RUNTIMES[runtime](data, request["threads"])
-                answer = {"version": _version(runtime), "signature": model.signature}
+                answer = {"version": getattr(model, "version", "") or _version(runtime), "signature": model.signature}
             elif request["do"] == "run":
                 pixels = np.frombuffer(data, np.uint8).reshape(request["shape"])
                 vectors = np.ascontiguousarray(model.run(pixels, request["batch_size"]), np.float32)

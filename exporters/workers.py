@@ -24,8 +24,12 @@ _MODULES = {
     "ai-edge-litert": "ai_edge_litert",
     "tensorflow": "tensorflow",
     "tflite-runtime": "tflite_runtime",
+    "coreml": "coremltools",
+    "mil-reference": "coremltools",
 }
+_PACKAGES = {"coreml": "coremltools", "mil-reference": "coremltools"}  # of a runtime that is no package itself
 _EXTRA = {"onnxruntime": "onnx", "ai-edge-litert": "tflite", "tensorflow": "tflite", "tflite-runtime": "tflite-runtime"}
+_EXTRA |= {"coreml": "coreml", "mil-reference": "coreml"}
 START_TIMEOUT_S = 120.0  # importing TensorFlow on a cold disk takes most of a minute
 RUN_TIMEOUT_S = 600.0
 CLOSE_TIMEOUT_S = 10.0
@@ -43,7 +47,7 @@ class RuntimeWorker:
         if runtime not in _MODULES:
             raise ConfigError("unknown runtime", got=repr(runtime), expected=nearest(runtime, _MODULES))
         if not is_installed(runtime):
-            raise MissingExtraError(f"running a model in {runtime}", runtime, _EXTRA[runtime])
+            raise MissingExtraError(f"running a model in {runtime}", package_of(runtime), _EXTRA[runtime])
         self.runtime = runtime
         self.version = "unknown"  # until a file was opened
         self._start()
@@ -159,8 +163,18 @@ class RuntimeWorker:
 
 
 def is_installed(runtime: str) -> bool:
-    """Whether a runtime is installed, under whichever distribution's name; nothing is imported."""
-    return find_spec(_MODULES[runtime]) is not None
+    """Whether a runtime is installed, under whichever distribution's name; nothing is imported.
+
+    ``coreml`` is part of macOS and nowhere else.
+    """
+    if runtime == "coreml" and sys.platform != "darwin":
+        return False
+    return (runtime != "mil-reference" or find_spec("torch") is not None) and find_spec(_MODULES[runtime]) is not None
+
+
+def package_of(runtime: str) -> str:
+    """What to install for a runtime: itself, but for Core ML's two."""
+    return _PACKAGES.get(runtime, runtime)
 
 
 @contextlib.contextmanager
@@ -175,6 +189,6 @@ def start(formats: Iterable[str]) -> Iterator[dict[str, RuntimeWorker]]:
         for format in formats:
             names = [name for name in RUNTIMES[format] if is_installed(name)]
             if not names:
-                raise MissingExtraError(f"running a {format} file", RUNTIMES[format][0], format)
+                raise MissingExtraError(f"running a {format} file", package_of(RUNTIMES[format][0]), format)
             workers.update({name: stack.enter_context(RuntimeWorker(name)) for name in names})
         yield workers

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A student's checkpoint, e.g. runs/NAME/students/STUDENT.")],
     out: Annotated[Path | None, typer.Option(help="Bundle to write (default: STUDENT.hetero).")] = None,
-    format_: Annotated[list[str] | None, typer.Option("--format", help="onnx, tflite; repeatable.")] = None,
+    format_: Annotated[list[str] | None, typer.Option("--format", help="onnx, tflite, coreml; repeatable.")] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, fp16, dynamic, int8, int8io, or a recipe's name; repeatable.")
+        list[str] | None, typer.Option(help="fp32, fp16, dynamic, int8, int8io, int8w, palette6, or a recipe's name.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Pictures to calibrate on and to search: run config, folder, .csv or .npz.")

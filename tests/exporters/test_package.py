@@ -8,7 +8,7 @@ import pytest
 
 import exporters
 
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "jaxtyping", "tensorflow")
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "jaxtyping", "tensorflow", "coremltools", "sklearn")
 
 
 @pytest.mark.parametrize(
