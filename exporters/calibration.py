@@ -15,6 +15,7 @@ from hetero.preprocess import PreprocessSpec, load_image
 
 FEWEST = 32  # fewer pictures leave ranges to chance
 MOST = 4096  # ranges have long settled, and calibration keeps float activations in memory
+_NOISE = 0.1  # correlation of neighbours; drawn strokes at 28 pixels have 0.5
 _HELD_BACK = 8  # every eighth picture calibrates nothing: on it the quantised file is compared with torch
 
 
@@ -63,5 +64,23 @@ def read_calibration(pictures: np.ndarray | Sequence[Path], preprocess: Preproce
         )
     if (pixels == pixels[0]).all():
         raise ConfigError("the calibration pictures are all the same", fix="take real pictures, each another one")
+    likeness = _neighbours(pixels)
+    if likeness < _NOISE:
+        raise ConfigError(
+            "the calibration pictures look like noise",
+            got=f"a correlation of {likeness:.2f} between neighbouring pixels",
+            expected=f"at least {_NOISE}; photographs have 0.8 and more",
+            fix="calibrate on real pictures: random ones scale activations to what never comes",
+        )
     held = np.arange(len(pixels)) % _HELD_BACK == _HELD_BACK - 1
     return Calibration(pixels[~held], pixels[held])
+
+
+def _neighbours(pixels: np.ndarray) -> float:
+    """Correlation of pixels side by side, over all pictures."""
+    left, right = pixels[:, :, :-1].astype(np.float64), pixels[:, :, 1:].astype(np.float64)
+    if left.size == 0:
+        return 1.0  # pictures one pixel wide have no neighbours
+    left, right = left - left.mean(), right - right.mean()
+    spread = np.sqrt((left**2).mean() * (right**2).mean())
+    return float((left * right).mean() / spread) if spread else 1.0

@@ -13,11 +13,14 @@ from exporters.parity import compare, reference_embeddings
 from exporters.quantize import observe
 from hetero.preprocess import PreprocessSpec
 
-_EXPLAINS = 0.995  # mean cosine to the torch model with the same mistake
-_ARITHMETIC = 0.99  # above this cosine the two compute the same function, one of them imprecisely
+_EXPLAINED = 0.1  # of what is lost: so little may be left over if the torch model with a mistake is to explain it
+_NOTHING = 1e-6  # of a cosine: roundings, which no mistake explains
+_ARITHMETIC = 5e-3  # of a component: half precision moves them by a tenth of that
+_SAME_DIRECTION = 1e-2  # of a cosine
 _LENGTH = 0.05  # that a normalised embedding may differ from 1 by, however imprecise
 _OFFSETS = (4, 8, 16, 32, 64, 128)  # grey levels that a mean may be wrong by
-_RANGE_FACTOR = 1.5  # between calibrated and seen ranges of the median layer: pictures of one kind stay below
+_NARROWER = 0.6  # a layer's calibrated range to the one seen: what lies outside is cut off
+_WIDER = 1.5  # the same in the median layer; some layers of pictures of one kind are wider, there being more of them
 
 
 def likely_cause(
@@ -26,38 +29,29 @@ def likely_cause(
     network: nn.Module,
     preprocess: PreprocessSpec,
     *,
-    graph: Graph | None = None,
-    calibration: np.ndarray | None = None,
+    calibrated: bool = False,
 ) -> str:
-    """The fix of an export error.
-
-    Args:
-        graph, calibration: of a calibrated recipe: the traced network and ``uint8 [n, h, w, c]``.
-    """
+    """The fix of an export error; ``calibrated``: of an int8 file, whose rounding may be all that is wrong."""
     vectors = measured.vectors
     if vectors is None:
         return "look at what each runtime says of the file"
-    if graph is not None and calibration is not None:
-        unlike = _unlike(graph, calibration, probes.pixels)
-        if unlike:
-            return unlike
-    if compare(probes.reference, vectors).mean_cosine > _EXPLAINS:
-        lengths = np.linalg.norm(vectors, axis=1)
-        if np.abs(lengths - 1).max() > _LENGTH:
-            return (
-                f"the file's embeddings have lengths of {lengths.min():.3g} to {lengths.max():.3g}: the normalisation "
-                "to unit length at the end is missing"
-            )
-    else:
+    lost = 1 - compare(probes.reference, vectors).mean_cosine
+    lengths = np.linalg.norm(vectors, axis=1)
+    if np.abs(lengths - 1).max() > _LENGTH and lost < _SAME_DIRECTION:
+        return (
+            f"the file's embeddings have lengths of {lengths.min():.3g} to {lengths.max():.3g}: the normalisation "
+            "to unit length at the end is missing"
+        )
+    if lost > _NOTHING:
         for what, pixels, spec in _mistakes(probes.pixels, preprocess):
-            if compare(reference_embeddings(network, pixels, spec), vectors).mean_cosine > _EXPLAINS:
+            if 1 - compare(reference_embeddings(network, pixels, spec), vectors).mean_cosine < _EXPLAINED * lost:
                 return what
-    if compare(probes.reference, vectors).mean_cosine < _ARITHMETIC and calibration is None:
+    if not calibrated and compare(probes.reference, vectors).max_abs > _ARITHMETIC:
         return (
             "the two compute different functions: check mean and std, the order of channels, and dropout or batch "
             "statistics left in training mode"
         )
-    if calibration is not None:
+    if calibrated:
         return "see which layers lose most; keep them in float, calibrate on other pictures, or fine-tune the student"
     return "an operator computes less precisely in the exported model: compare the two layer by layer"
 
@@ -97,21 +91,26 @@ def _mistakes(pixels: np.ndarray, spec: PreprocessSpec) -> Iterator[tuple[str, n
             )
 
 
-def _unlike(graph: Graph, calibration: np.ndarray, pixels: np.ndarray) -> str | None:
-    """Whether activations were calibrated on something else than what is embedded."""
+def unlike_calibration(graph: Graph, calibration: np.ndarray, pixels: np.ndarray) -> str | None:
+    """What to say where activations were calibrated on something else than what is embedded; None: they were not.
+
+    Args:
+        calibration, pixels: ``uint8 [n, h, w, c]``, the calibration pictures and ones to be embedded.
+    """
     calibrated, seen = observe(graph, calibration), observe(graph, pixels)
     widths = {
         name: (high - low) / max(seen[name][1] - seen[name][0], 1e-12)
         for name, (low, high) in calibrated.items()
         if seen[name] != (0.0, 0.0)
     }
-    median = float(np.median(list(widths.values())))
-    if 1 / _RANGE_FACTOR <= median <= _RANGE_FACTOR:
+    median, least = float(np.median(list(widths.values()))), min(widths, key=lambda name: widths[name])
+    if widths[least] < _NARROWER:
+        how = f"{1 / widths[least]:.1f} times narrower in {least}"
+    elif median > _WIDER:
+        how = f"{median:.1f} times wider in the median layer"
+    else:
         return None
-    how = "wider" if median > 1 else "narrower"
-    worst = max(widths, key=lambda name: abs(np.log(max(widths[name], 1e-12))))
     return (
-        "the calibration pictures are unlike those embedded: the calibrated ranges are "
-        f"{max(median, 1 / median):.1f} times {how} in the median layer ({worst}: {widths[worst]:.2g}); calibrate on "
-        "real pictures of the kind to be embedded"
+        f"the calibration pictures are unlike those embedded: what they give is {how}; calibrate on real pictures of the "
+        "kind to be embedded"
     )

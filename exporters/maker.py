@@ -9,7 +9,7 @@ import numpy as np
 
 from exporters.calibration import Calibration
 from exporters.convert import Converted, Converter
-from exporters.diagnose import likely_cause
+from exporters.diagnose import likely_cause, unlike_calibration
 from exporters.finetune import FineTuning, finetuned
 from exporters.graph import Graph
 from exporters.ladder import Measured, Probes, Runner, measure
@@ -62,9 +62,11 @@ class FileMaker:
         self.picture = InputSpec(height=spec.height, width=spec.width, channels=spec.channels)
         self.probes = self._probes(golden, probe_pixels(self.picture.shape))
         natural = [] if calibration is None else [calibration.held_back]
+        self.queries = None
         if judge is not None:
-            queries = np.arange(len(judge.test.protocol.query_ids))
-            natural.append(judge.test.read(queries[:: max(len(queries) // NATURAL_QUERIES, 1)][:NATURAL_QUERIES]))
+            numbers = np.arange(len(judge.test.protocol.query_ids))
+            self.queries = judge.test.read(numbers[:: max(len(numbers) // NATURAL_QUERIES, 1)][:NATURAL_QUERIES])
+            natural.append(self.queries)
         self.natural = self._probes(golden, *natural)
 
     def _probes(self, golden: np.ndarray, *others: np.ndarray) -> Probes:
@@ -74,21 +76,29 @@ class FileMaker:
 
     def make(self, recipe: Recipe) -> Made:
         """The file of a recipe: as it is, else with layers in float, else from a fine-tuned student."""
-        probes = self.natural if recipe.calibrated else self.probes
         converter = Converter(recipe, self.graph, self.metadata, self.calibration)
-        calibration = self.calibration if recipe.calibrated else None
-        if calibration is None:
-            converted, measured = self._attempt(recipe, converter)
+        converted, measured = self._attempt(recipe, converter)
+        if not recipe.calibrated or self.calibration is None:
             layers = () if measured.passed else self._layers(self.graph, converter)
-            return Made(converted, measured, layers, self._cause(measured, probes, None), False)
-        converted, measured, layers = self._mixed(recipe, converter, self.graph)
+            return Made(converted, measured, layers, self._cause(recipe, measured), False)
+        layers = self._layers(self.graph, converter)
+        if measured.passed:
+            return Made(converted, measured, layers, "", False)
+        if self.queries is not None:
+            unlike = unlike_calibration(self.graph, self.calibration.pixels, self.queries)
+            if unlike is not None:  # nothing below would mend that
+                return Made(converted, measured, layers, unlike, False)
+        converted, measured = self._mixed(recipe, converter, layers, (converted, measured))
         if measured.passed or self.finetuning is None:
-            return Made(converted, measured, layers, self._cause(measured, probes, calibration), False)
+            return Made(converted, measured, layers, self._cause(recipe, measured), False)
         self.say(f"{recipe.format} {recipe.precision}: {measured.reason()}; fine-tuning")
-        graph = finetuned(self.graph, converter.scheme or STATIC, calibration.pixels, self.finetuning, say=self.say)
-        converter = Converter(recipe, graph, self.metadata, calibration)
-        converted, measured, layers = self._mixed(recipe, converter, graph)
-        return Made(converted, measured, layers, self._cause(measured, probes, calibration), True)
+        graph = finetuned(
+            self.graph, converter.scheme or STATIC, self.calibration.pixels, self.finetuning, say=self.say
+        )
+        converter = Converter(recipe, graph, self.metadata, self.calibration)
+        layers = self._layers(graph, converter)
+        converted, measured = self._mixed(recipe, converter, layers, self._attempt(recipe, converter))
+        return Made(converted, measured, layers, self._cause(recipe, measured), True)
 
     def _layers(self, graph: Graph, converter: Converter) -> tuple[LayerError, ...]:
         """Each layer's error under the recipe's rounding; none for recipes of floats."""
@@ -98,18 +108,18 @@ class FileMaker:
         return layer_errors(graph, ranges, converter.scheme, self.natural.pixels[-LAYER_PICTURES:])
 
     def _mixed(
-        self, recipe: Recipe, converter: Converter, graph: Graph
-    ) -> tuple[Converted, Measured, tuple[LayerError, ...]]:
-        """The file with the fewest layers in float with which it passes, and each layer's error."""
-        converted, measured = self._attempt(recipe, converter)
-        layers = self._layers(graph, converter)
-        if not measured.passed and len(layers) > 1:
-            self.say(f"{recipe.format} {recipe.precision}: {measured.reason()}; keeping layers in float")
-            names = [layer.name for layer in layers]
-            converted, measured = fewest_float(
-                names, lambda keep: self._attempt(recipe, converter, keep), lambda made: made[1].passed
-            )
-        return converted, measured, layers
+        self,
+        recipe: Recipe,
+        converter: Converter,
+        layers: Sequence[LayerError],
+        made: tuple[Converted, Measured],
+    ) -> tuple[Converted, Measured]:
+        """``made`` if it passed, else the file with the fewest layers in float with which it passes."""
+        if made[1].passed or len(layers) < 2:
+            return made
+        self.say(f"{recipe.format} {recipe.precision}: {made[1].reason()}; keeping layers in float")
+        names = [layer.name for layer in layers]
+        return fewest_float(names, lambda keep: self._attempt(recipe, converter, keep), lambda tried: tried[1].passed)
 
     def _attempt(
         self, recipe: Recipe, converter: Converter, keep_float: Sequence[str] = ()
@@ -122,9 +132,9 @@ class FileMaker:
             converted.data, recipe, expected, probes, self.workers, judge=self.judge, allow=self.allow
         )
 
-    def _cause(self, measured: Measured, probes: Probes, calibration: Calibration | None) -> str:
+    def _cause(self, recipe: Recipe, measured: Measured) -> str:
         if measured.passed:
             return ""
+        probes = self.natural if recipe.calibrated else self.probes
         network, spec = self.source.network, self.source.preprocess
-        pixels = None if calibration is None else calibration.pixels
-        return likely_cause(measured, probes, network, spec, graph=self.graph, calibration=pixels)
+        return likely_cause(measured, probes, network, spec, calibrated=recipe.calibrated)

@@ -88,7 +88,7 @@ def test_what_is_kept_in_float_is_exact(graph: Graph, pixels: np.ndarray) -> Non
 def test_the_emulation_loses_what_the_real_files_lose(
     graph: Graph, pixels: np.ndarray, needs: Callable[[str], ModuleType]
 ) -> None:
-    """Not bit for bit (runtimes fuse and round in other places): within a factor of two, 4 bits lose 20 times as much."""
+    """Not bit for bit (runtimes fuse and round in other places): within a factor of 2; 4 bits lose 20 times as much."""
     needs("tensorflow")
     image, ranges = as_image(pixels), observe(graph, pixels)
     with torch.no_grad():
