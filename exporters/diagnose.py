@@ -111,6 +111,6 @@ def unlike_calibration(graph: Graph, calibration: np.ndarray, pixels: np.ndarray
     else:
         return None
     return (
-        f"the calibration pictures are unlike those embedded: what they give is {how}; calibrate on real pictures of the "
-        "kind to be embedded"
+        f"the calibration pictures are unlike those embedded: what they give is {how}; calibrate on real pictures of "
+        "the kind to be embedded"
     )

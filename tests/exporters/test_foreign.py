@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 import exporters
+from exporters.retrieval import RetrievalTest
 from hetero.models.embed import colour_normalise, embed
 from hetero.retrieval.metrics import score
 from hetero.retrieval.protocol import leave_one_out
@@ -86,25 +88,49 @@ def test_a_training_repeats_to_the_bit_and_leaves_the_callers_state(
     assert (first.r_at_1, first.map_at_r) == (second.r_at_1, second.map_at_r)
 
 
-def test_the_exported_files_reproduce_it_and_retrieve_from_its_gallery(foreign: Foreign, tmp_path: Path) -> None:
+def test_every_format_and_precision_reproduces_it_and_retrieves_from_its_gallery(
+    foreign: Foreign, tmp_path: Path, needs: Callable[[str], ModuleType]
+) -> None:
+    needs("tensorflow")
+    needs("coremltools")
+    gallery = embed(foreign.network, foreign.test_pixels, foreign.preprocess)
+    protocol = foreign.protocol
     bundle = exporters.export(
         foreign.network,
         tmp_path / f"{foreign.name}.hetero",
         preprocess=foreign.preprocess,
         space=foreign.space,
-        golden_images=foreign.test_pixels[:: len(foreign.test_pixels) // 32][:32],
-        formats=["onnx", "tflite"],
-        precisions=["fp32"],
+        formats=["onnx", "tflite", "coreml"],
+        precisions=["fp32", "fp16", "dynamic", "int8", "int8io", "palette6"],
+        calibration=foreign.train_pixels,
+        retrieval=RetrievalTest(
+            foreign.name,
+            lambda queries: foreign.test_pixels[protocol.query_ids[queries]],
+            gallery[protocol.gallery_ids],
+            protocol,
+        ),
+        leave_out=True,
     )
-    assert {file.format for file in bundle.manifest.files} == {"onnx", "tflite"}
-    for file in bundle.manifest.files:
-        assert file.measured("max_abs") <= 1e-5
-        assert all(runtime.right for runtime in file.runtimes)
+    assert bundle.manifest.retrieval is not None
+    assert bundle.manifest.retrieval.torch_r_at_1 == pytest.approx(foreign.r_at_1, abs=0.001)
+    files = {(file.format, file.precision): file for file in bundle.manifest.files}
+    blocked = {(file.format, file.precision): file for file in bundle.manifest.blocked}
+    assert len(files) + len(blocked) == 12
+    for name in ("onnx", "tflite", "coreml"):
+        assert files[name, "fp32"].measured("max_abs") <= 1e-5
+        assert files[name, "fp32"].measured("r_at_1_delta") == pytest.approx(0, abs=0.001)
+        assert files[name, "fp16"].measured("min_cosine") >= 0.999
+    for kind in (("onnx", "int8"), ("tflite", "int8"), ("coreml", "int8w")):
+        assert files[kind].measured("r_at_1_delta") >= -0.005
+        assert files[kind].size_bytes < 0.6 * files[kind[0], "fp32"].size_bytes
+    for file in files.values():
+        assert {rung.status for rung in file.ladder} <= {"passed", "not measured"}
+        assert [rung.rung for rung in file.ladder if rung.status == "not measured"] == ["thresholds"]
+    for left_out in blocked.values():  # not a float file, and said why
+        assert left_out.precision in ("dynamic", "int8io", "palette6")
+        assert left_out.layers
+        assert any(rung.status == "failed" for rung in left_out.ladder)
     report = exporters.verify(bundle.path, expected_space=foreign.space)
     assert report.passed, [check for check in report.checks if not check.passed]
     query = exporters.embed_pixels(bundle, foreign.test_pixels)
-    gallery = embed(foreign.network, foreign.test_pixels, foreign.preprocess)
     assert np.abs(query - gallery).max() <= 1e-5
-    found = score(query, gallery, foreign.protocol).mean
-    assert found["r_at_1"] == pytest.approx(foreign.r_at_1, abs=0.001)
-    assert found["map_at_r"] == pytest.approx(foreign.map_at_r, abs=0.001)
