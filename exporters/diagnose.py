@@ -29,9 +29,9 @@ def likely_cause(
     network: nn.Module,
     preprocess: PreprocessSpec,
     *,
-    calibrated: bool = False,
+    rounded: bool = False,
 ) -> str:
-    """The fix of an export error; ``calibrated``: of an int8 file, whose rounding may be all that is wrong."""
+    """The fix of an export error; ``rounded``: of a file of fewer bits, whose rounding may be all that is wrong."""
     vectors = measured.vectors
     if vectors is None:
         return "look at what each runtime says of the file"
@@ -46,13 +46,13 @@ def likely_cause(
         for what, pixels, spec in _mistakes(probes.pixels, preprocess):
             if 1 - compare(reference_embeddings(network, pixels, spec), vectors).mean_cosine < _EXPLAINED * lost:
                 return what
-    if not calibrated and compare(probes.reference, vectors).max_abs > _ARITHMETIC:
+    if not rounded and compare(probes.reference, vectors).max_abs > _ARITHMETIC:
         return (
             "the two compute different functions: check mean and std, the order of channels, and dropout or batch "
             "statistics left in training mode"
         )
-    if calibrated:
-        return "see which layers lose most; keep them in float, calibrate on other pictures, or fine-tune the student"
+    if rounded:
+        return "see which layers lose most; export a finer precision, or fine-tune the student to rounded numbers"
     return "an operator computes less precisely in the exported model: compare the two layer by layer"
 
 

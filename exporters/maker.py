@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from exporters.calibration import Calibration
-from exporters.convert import Converted, Converter
+from exporters.convert import Converted, Converter, scheme_of
 from exporters.diagnose import likely_cause, unlike_calibration
 from exporters.finetune import FineTuning, finetuned
 from exporters.graph import Graph
@@ -137,4 +137,4 @@ class FileMaker:
             return ""
         probes = self.natural if recipe.calibrated else self.probes
         network, spec = self.source.network, self.source.preprocess
-        return likely_cause(measured, probes, network, spec, calibrated=recipe.calibrated)
+        return likely_cause(measured, probes, network, spec, rounded=scheme_of(recipe) is not None)

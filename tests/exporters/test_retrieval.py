@@ -48,12 +48,7 @@ def vectors() -> dict[str, np.ndarray]:
     gallery = unit(random.normal(size=(CLASSES, DIM))[labels] + random.normal(0, 0.7, (len(labels), DIM)))
     torch = unit(gallery + random.normal(0, 0.4, gallery.shape))
     file = unit(torch + random.normal(0, 0.5, torch.shape))
-    return {
-        "labels": labels,
-        "gallery": gallery,
-        "torch": torch,
-        "file": unit(torch + random.normal(0, 0.3, torch.shape)),
-    }
+    return {"labels": labels, "gallery": gallery, "torch": torch, "file": file}
 
 
 def judge_of(vectors: dict[str, np.ndarray], thresholds: tuple[Threshold, ...]) -> tuple[Judge, list[int]]:
