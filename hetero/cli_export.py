@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ def export(
     precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, dynamic; repeatable.")] = None,
     golden: Annotated[list[Path] | None, typer.Option(help="Image file kept as golden input; repeatable.")] = None,
     licence: Annotated[str, typer.Option(help="SPDX expression for the weights.")] = "NOASSERTION",
+    page: Annotated[Path | None, typer.Option(help="Also write the bundle's page, one HTML file, here.")] = None,
     json: Json = False,
 ) -> None:
     """Export a student to files that phones run, each measured against torch, in one verified bundle.
@@ -27,6 +29,9 @@ def export(
     Example: hetero export runs/demo/students/small --format onnx --format tflite --out small.hetero
     """
     import exporters
+    from exporters.latency import latency
+    from exporters.page import write_page
+    from exporters.summary import file_rows
 
     bundle = exporters.export(
         checkpoint,
@@ -37,10 +42,33 @@ def export(
         licence=licence,
         say=stderr().print,
     )
+    if page is not None:
+        write_page(bundle, page)
+    latency_ms = latency(bundle)
     if json:
-        print_json({"bundle": str(bundle.path), "manifest": bundle.manifest.model_dump(mode="json")})
+        manifest = bundle.manifest.model_dump(mode="json")
+        print_json({"bundle": str(bundle.path), "manifest": manifest, "latency_ms": latency_ms})
     else:
-        stdout().print(bundle_table(bundle))
+        stdout().print(bundle_table(bundle, file_rows(bundle.manifest), latency_ms))
+
+
+def report_bundle(path: Path, *, markdown: bool, json: bool) -> None:
+    """Write the page of a bundle beside it and print its table, or its model card."""
+    from exporters.bundle import open_bundle
+    from exporters.card import model_card
+    from exporters.page import page_path, write_page
+    from exporters.summary import file_rows
+
+    bundle = open_bundle(path)
+    page = write_page(bundle, page_path(bundle.path))
+    if json:
+        manifest = bundle.manifest.model_dump(mode="json")
+        print_json({"bundle": str(bundle.path), "page": str(page), "manifest": manifest})
+    elif markdown:
+        sys.stdout.write(model_card(bundle.manifest))
+    else:
+        stdout().print(bundle_table(bundle, file_rows(bundle.manifest), {}))
+        stdout().print(f"page: {page}", markup=False, soft_wrap=True)
 
 
 def verify(

@@ -108,7 +108,9 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         peak = int(np.argmax(density))
         top = max(top, float(density[peak]))
         at, offset, side = (centres[peak], density[peak]), (0, 4), "center"
-        if any(abs(centres[peak] - earlier) < 0.3 for earlier in peaks):  # label beside the slope, not on the other curve
+        if any(
+            abs(centres[peak] - earlier) < 0.3 for earlier in peaks
+        ):  # label beside the slope, not on the other curve
             slope = int(np.flatnonzero(density >= density[peak] / 2)[-1])
             at, offset, side = (edges[slope + 1], density[slope]), (6, 0), "left"
         peaks.append(float(centres[peak]))
