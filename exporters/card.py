@@ -54,7 +54,7 @@ def _use(manifest: Manifest) -> list[str]:
         "A query model for visual search: it embeds a picture on the device, and its embedding searches a gallery that "
         "a larger model has embedded before.",
         "## Intended use",
-        f"- Search galleries of the embedding space `{space.id}`, no others: across spaces, similarities mean nothing.\n"
+        f"- Search galleries of the embedding space `{space.id}`, no others: across spaces similarities mean nothing.\n"
         f"- Compare by {space.metric} similarity, which is the dot product, for embeddings have unit length.\n"
         "- Measure on pictures of your own kind before you rely on it: the numbers below hold for the pictures they "
         "were measured on.",
@@ -89,8 +89,8 @@ def preprocessing_words(spec: PreprocessSpec) -> str:
     grey = " It is turned to grey." if spec.channels == 1 else ""
     return (
         f"The picture is decoded, turned upright by its EXIF orientation, put on the background ({background}) where "
-        f"it is transparent, {resized}, with the {spec.filter} filter, antialiased when it shrinks, and brought to sRGB "
-        f"by its colour profile.{grey} docs/preprocess-spec.md of hetero says it to the bit; fingerprint "
+        f"it is transparent, {resized}, with the {spec.filter} filter, antialiased when it shrinks, and brought to "
+        f"sRGB by its colour profile.{grey} docs/preprocess-spec.md of hetero says it to the bit; fingerprint "
         f"`{spec.fingerprint()}`. The golden pictures in the bundle show whether a port does the same."
     )
 

@@ -19,6 +19,7 @@ from hetero.report.page import render
 if TYPE_CHECKING:
     from hetero.report.canvas import Plot
 
+_TIE = "\N{NO-BREAK SPACE}"  # a number stays on the line of its bracket
 _UNITS = (("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
@@ -91,9 +92,10 @@ def rung_lines(rung: Rung) -> list[str]:
         line = f"{text} {number_words(name, rung.measured[name])}"
         low, high = (rung.measured.get(name.replace("_delta", end)) for end in ("_low", "_high"))
         if name.endswith("_delta") and low is not None and high is not None:
-            line += f" [{words.signed(low)}, {words.signed(high)}]"
+            line += f" [{words.signed(low)},{_TIE}{words.signed(high)}]"
         if name in rung.limits:
-            line += f" ({'≤' if name in BOUNDED_ABOVE else '≥'} {f'{rung.limits[name]:g}'.replace('-', words.MINUS)})"
+            limit = f"{rung.limits[name]:g}".replace("-", words.MINUS)
+            line += f" ({'≤' if name in BOUNDED_ABOVE else '≥'}{_TIE}{limit})"
         lines.append(line)
     return lines
 
