@@ -298,8 +298,14 @@ class Similarities(_Record):
     Bins of equal width from -1 to 1; ``matching`` counts pairs of one class, ``non_matching`` of two.
     """
 
-    matching: tuple[int, ...]
-    non_matching: tuple[int, ...]
+    matching: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    non_matching: tuple[Annotated[int, Field(ge=0)], ...]
+
+    @model_validator(mode="after")
+    def _same_bins(self) -> Similarities:
+        if len(self.matching) != len(self.non_matching):
+            raise ValueError("matching and non-matching pairs are counted in different bins")
+        return self
 
 
 class RetrievalRecord(_Record):

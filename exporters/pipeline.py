@@ -13,6 +13,7 @@ from torch import nn
 import hetero
 from exporters.bundle import Bundle, checked_destination, write_bundle
 from exporters.calibration import read_calibration
+from exporters.card import CARD, model_card
 from exporters.finetune import FineTuning
 from exporters.fold import fold
 from exporters.golden import make_golden, npy_bytes
@@ -160,7 +161,9 @@ def export(
             created_by="exporters.export", hetero_version=hetero.__version__, tools=_tools(used, list(files))
         ),
     )
-    return write_bundle(out, manifest, contents)
+    card = model_card(manifest).encode("utf-8")  # of the manifest without it: a card cannot hold its own hash
+    manifest = manifest.model_copy(update={"documents": (entry_of(CARD, card),)})
+    return write_bundle(out, manifest, {**contents, CARD: card})
 
 
 def _filed(recipe: Recipe, made: Made, maker: FileMaker) -> tuple[ModelFile, dict[str, bytes]]:

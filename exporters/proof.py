@@ -51,7 +51,7 @@ def proof_of(
         gallery_model: checkpoint of the gallery model instead of the run's.
         split: whose pictures search and are searched; of data without splits all do.
         overrides: ``key.path=value`` of the run config.
-        calibration_pictures: how many are drawn, with ``seed``, from the split ``train``.
+        calibration_pictures: how many are drawn, with ``seed``, from the split ``train``; 0: none.
         search: whether there is to be a retrieval test.
         say: told what is going on.
 
@@ -77,7 +77,7 @@ def proof_of(
     if not exclude_groups:
         dataset = replace(dataset, groups=None)
     calibration = None
-    if "train" in dataset.splits:
+    if calibration_pictures and "train" in dataset.splits:
         train = dataset.split("train")
         drawn = np.random.default_rng(seed).permutation(train)[:calibration_pictures]
         calibration = read_pixels(dataset, np.sort(drawn), student.preprocess)

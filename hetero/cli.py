@@ -221,7 +221,7 @@ def query(
     from hetero.workflows.query import embed_with_checkpoint, find_matches, save_sheet
 
     opened = open_gallery(gallery)
-    if (model / "manifest.json").exists() or model.suffix == ".hetero":
+    if _is_bundle(model):
         from exporters.queries import query_vectors
 
         queries = query_vectors(model, images, skip_bad=skip_bad)
@@ -252,14 +252,19 @@ for _exporting in (cli_export.export, cli_export.verify, cli_export.sign):
 
 @command
 def report(
-    run: Annotated[Path, typer.Argument(help="Run directory with a report.json.")],
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
+    run: Annotated[Path, typer.Argument(help="Run directory with a report.json, or a .hetero bundle.")],
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables as Markdown, of a bundle the model card.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Write the HTML page of a run's report.json and print its table.
+    """Write the HTML page of a run's report.json, or of a bundle beside it, and print its table.
 
     Example: hetero report runs/demo
     """
+    if _is_bundle(run):
+        cli_export.report_bundle(run, markdown=markdown, json=json)
+        return
     from hetero.report.build import load_report
     from hetero.report.markdown import render_markdown
 
@@ -308,6 +313,10 @@ def data(
         if content.get(key):
             stdout().print(f"{key}: {content[key]}", markup=False)
     list_skipped(content["skipped"])
+
+
+def _is_bundle(path: Path) -> bool:
+    return (path / "manifest.json").exists() or path.suffix == ".hetero"
 
 
 def _any_split(dataset: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,7 @@ def export(
     ] = False,
     golden: Annotated[list[Path] | None, typer.Option(help="Image file kept as golden input; repeatable.")] = None,
     licence: Annotated[str, typer.Option(help="SPDX expression for the weights.")] = "NOASSERTION",
+    page: Annotated[Path | None, typer.Option(help="Also write the bundle's page, one HTML file, here.")] = None,
     json: Json = False,
 ) -> None:
     """Export a student to files that phones run, each measured against torch, in one verified bundle.
@@ -48,14 +50,20 @@ def export(
     Example: hetero export runs/demo/students/small --format onnx --format tflite --out small.hetero
     """
     import exporters
+    from exporters.latency import latency
+    from exporters.page import write_page
+    from exporters.recipes import chosen
+    from exporters.summary import file_rows
 
-    proof = _proof(checkpoint, data, gallery_model, split, calibration, retrieval)
+    formats, precisions = format_ or ["onnx"], precision or ["fp32"]
+    calibrated = any(recipe.calibrated for recipe in chosen(formats, precisions))
+    proof = _proof(checkpoint, data, gallery_model, split, calibration if calibrated else 0, retrieval)
     bundle = exporters.export(
         checkpoint,
         out or Path(f"{checkpoint.name}.hetero"),
         golden_images=golden or None,
-        formats=format_ or ["onnx"],
-        precisions=precision or ["fp32"],
+        formats=formats,
+        precisions=precisions,
         calibration=proof.calibration if proof else None,
         retrieval=proof.retrieval if proof else None,
         allow=allow or [],
@@ -63,30 +71,54 @@ def export(
         licence=licence,
         say=stderr().print,
     )
+    if page is not None:
+        write_page(bundle, page)
+    latency_ms = latency(bundle)
     if json:
-        print_json({"bundle": str(bundle.path), "manifest": bundle.manifest.model_dump(mode="json")})
+        manifest = bundle.manifest.model_dump(mode="json")
+        print_json({"bundle": str(bundle.path), "manifest": manifest, "latency_ms": latency_ms})
     else:
-        stdout().print(bundle_table(bundle))
+        stdout().print(bundle_table(bundle, file_rows(bundle.manifest), latency_ms))
+
+
+def report_bundle(path: Path, *, markdown: bool, json: bool) -> None:
+    """Write the page of a bundle beside it and print its table, or its model card."""
+    from exporters.bundle import open_bundle
+    from exporters.card import model_card
+    from exporters.page import page_path, write_page
+    from exporters.summary import file_rows
+
+    bundle = open_bundle(path)
+    page = write_page(bundle, page_path(bundle.path))
+    if json:
+        manifest = bundle.manifest.model_dump(mode="json")
+        print_json({"bundle": str(bundle.path), "page": str(page), "manifest": manifest})
+    elif markdown:
+        sys.stdout.write(model_card(bundle.manifest))
+    else:
+        stdout().print(bundle_table(bundle, file_rows(bundle.manifest), {}))
+        stdout().print(f"page: {page}", markup=False, soft_wrap=True)
 
 
 def _proof(
     checkpoint: Path, data: Path | None, gallery_model: Path | None, split: str | None, calibration: int, search: bool
 ) -> Proof | None:
-    """What the export is proved with; None where there is neither a run nor data, so that nothing could be measured."""
+    """What the export is proved with; None where there is nothing to measure with, or nothing is to be."""
+    in_run = (checkpoint.resolve().parent.parent / "run.json").exists()
+    if data is None and not in_run and (gallery_model is not None or split is not None):
+        raise ConfigError("--gallery-model and --split need pictures", fix="name them with --data")
+    search = search and (gallery_model is not None or (in_run and data is None))
+    if not (search or calibration) or (data is None and not in_run):
+        return None
     from exporters.proof import proof_of
 
-    in_run = (checkpoint.resolve().parent.parent / "run.json").exists()
-    if data is None and not in_run:
-        if gallery_model is not None or split is not None:
-            raise ConfigError("--gallery-model and --split need pictures", fix="name them with --data")
-        return None
     return proof_of(
         checkpoint,
         data=data,
         gallery_model=gallery_model,
         split=split,
         calibration_pictures=calibration,
-        search=search and (in_run or gallery_model is not None),
+        search=search,
         say=stderr().print,
     )
 

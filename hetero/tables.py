@@ -17,14 +17,32 @@ def matches_table(query: Path, matches: Any) -> Table:
     return table
 
 
-def bundle_table(bundle: Any) -> Table:
-    """The exported files of a bundle, how far each is from torch, and the runtimes that compute it rightly."""
-    columns = ("file", "size", "max abs", "min cosine", "right in")
+def bundle_table(bundle: Any, rows: Any, latency_ms: Any) -> Table:
+    """The files of a bundle and those left out, against the torch model, with milliseconds a picture by runtime.
+
+    Args:
+        rows: from :func:`exporters.summary.file_rows`.
+        latency_ms: from :func:`exporters.latency.latency`; empty where nothing was timed.
+    """
+    columns = ["file", "size", "ops", "max abs", "min cosine", "R@1 difference", "verdict"]
+    if latency_ms:
+        columns.insert(3, "ms a picture, this machine")
     table = Table(*columns, title=escape(str(bundle.path)), title_justify="left")
-    for file in bundle.manifest.files:
-        right = ", ".join(f"{result.name} {result.version}" for result in file.runtimes if result.right)
-        size, worst = f"{file.size_bytes:,} B", f"{file.measured('max_abs'):.1e}"
-        table.add_row(file.path, size, worst, f"{file.measured('min_cosine'):.7f}", right)
+    for row in rows:
+        delta = "" if row.r_at_1_delta is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row.r_at_1_delta)
+        cells = [
+            row.path or row.name,
+            "" if row.size_bytes is None else f"{row.size_bytes:,} B",
+            "" if row.num_ops is None else f"{row.num_ops:,}",
+            "" if row.max_abs is None else f"{row.max_abs:.1e}",
+            "" if row.min_cosine is None else f"{row.min_cosine:.5f}",
+            delta,
+            row.verdict + (f": {row.reason}" if row.reason else ""),
+        ]
+        if latency_ms:
+            timed = latency_ms.get(row.path, {})
+            cells.insert(3, "\n".join(f"{name} {milliseconds:.3g}" for name, milliseconds in timed.items()))
+        table.add_row(*(escape(cell) for cell in cells))
     return table
 
 

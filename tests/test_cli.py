@@ -219,6 +219,37 @@ def test_verify_passes_a_whole_bundle_and_fails_a_damaged_one(bundle, gallery, t
     run("verify", bundle, "--space", "hs1-" + "0" * 24, "--gallery", gallery, code=2)
 
 
+def test_export_prints_every_file_with_its_latency_and_writes_a_page(trained, tmp_path):
+    student, page = trained / "students" / "small", tmp_path / "page.html"
+    arguments = ["--precision", "fp32", "--precision", "fp16", "--out", tmp_path / "small.hetero"]
+    content = documents(run("export", student, *arguments, "--page", page, "--json"))
+    assert set(content) == {"bundle", "manifest", "latency_ms"}
+    files = [file["path"] for file in content["manifest"]["files"]]
+    assert list(content["latency_ms"]) == files == ["onnx/model.fp32.onnx", "onnx/model.fp16.onnx"]
+    assert all(timed["onnxruntime"] > 0 for timed in content["latency_ms"].values())
+    assert all(path in page.read_text(encoding="utf-8") for path in files)
+    page.unlink()
+    text = " ".join(run("export", student, *arguments).stdout.split())
+    assert not page.exists()
+    for part in (*files, "ms a picture, this machine", "onnxruntime", "R@1 difference", "passed"):
+        assert part in text
+    for file in content["manifest"]["files"]:
+        assert f"{file['size_bytes']:,} B" in text
+
+
+def test_report_of_a_bundle_writes_its_page_beside_it(bundle):
+    page = bundle.with_name("small.hetero.html")
+    text = " ".join(run("report", bundle).stdout.split())
+    assert "onnx/model.fp32.onnx" in text
+    assert f"page: {page}" in text
+    assert "<h2>Runtimes</h2>" in page.read_text(encoding="utf-8")
+    content = documents(run("report", bundle, "--json"))
+    assert set(content) == {"bundle", "page", "manifest"}
+    assert content["page"] == str(page)
+    assert run("report", bundle, "--markdown").stdout == (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "FAILED" not in run("verify", bundle).stdout
+
+
 def test_report_writes_the_page_again(trained):
     (trained / "report.html").unlink(missing_ok=True)
     run("report", trained)

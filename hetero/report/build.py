@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 from hetero import atomic
-from hetero.errors import BundleError, MissingExtraError
+from hetero.errors import BundleError
 from hetero.report import words
+from hetero.report.page import render
 from hetero.report.plots import (
     PAIRS,
     Plot,
@@ -78,15 +78,10 @@ def build_html(report: Report) -> str:
     Raises:
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ModuleNotFoundError:
-        raise MissingExtraError("the HTML report", "jinja2", "report") from None
-    source = resources.files("hetero.report").joinpath("template.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["thousands"] = "{:,}".format
     shown = {key: name for key, name in METRICS.items() if _measured(report, key)}
-    return environment.from_string(source).render(
+    return render(
+        "hetero.report",
+        "template.html.j2",
         report=report,
         words=words,
         summary=words.summary(report),

@@ -3,58 +3,103 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hetero.report import words
 from hetero.report.canvas import COLOURS, INK, NOTE, TEXT, TITLE, Plot, new_figure, plain, style, to_svg
-from hetero.report.schema import Histogram, Report, Threshold
+from hetero.report.schema import Histogram, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A calibrated threshold: similarity, the false accept rate it was set at, and its true accept rate."""
+
+    similarity: float
+    false_accept_rate: float
+    true_accept_rate: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One histogram to draw: its title in bold, how it is called in words, pairs by bin, its thresholds.
+
+    ``reference`` are the (matching, non-matching) pairs of what it is compared with, drawn as dashed outlines.
+    """
+
+    title: str
+    name: str
+    edges: Sequence[float]
+    matching: Sequence[int]
+    non_matching: Sequence[int]
+    marks: Sequence[Mark] = ()
+    reference: tuple[Sequence[int], Sequence[int]] | None = None
+
+
 def plot_histograms(report: Report) -> Plot:
     """Similarities of matching and non-matching pairs, one panel a student, with its thresholds."""
-    columns = min(2, len(report.histograms))
-    lines = -(-len(report.histograms) // columns)
+    panels = []
+    for histogram in report.histograms:
+        same = (histogram.student, histogram.cell)
+        marks = [
+            Mark(one.similarity, one.false_accept_rate, one.true_accept_rate)
+            for one in report.thresholds
+            if (one.student, one.cell) == same
+        ]
+        cell = "" if histogram.cell == "heterogeneous" else f", {histogram.cell}"
+        title, name = plain(histogram.student, 28) + cell, f"{histogram.student}, {histogram.cell}"
+        panels.append(Panel(title, name, histogram.edges, histogram.matching, histogram.non_matching, marks))
+    return draw_panels(panels)
+
+
+def draw_panels(panels: Sequence[Panel], note: str = "") -> Plot:
+    """Histograms beside and beneath each other on one scale of similarities; ``note`` ends the caption."""
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
     figure = new_figure(2.75 * lines)
     grid = figure.subplots(lines, columns, squeeze=False)
-    panels = list(grid.flat)
-    for axes in panels[len(report.histograms) :]:
+    places = list(grid.flat)
+    for axes in places[len(panels) :]:
         axes.set_axis_off()
-    limits = _similarity_limits(report.histograms)
-    for axes, histogram in zip(panels, report.histograms, strict=False):
+    limits = _similarity_limits(panels)
+    for axes, panel in zip(places, panels, strict=False):
         axes.set_xlim(*limits)
-        same = (histogram.student, histogram.cell)
-        marks = [one for one in report.thresholds if (one.student, one.cell) == same]
-        _draw_histogram(axes, histogram, marks)
+        _draw_panel(axes, panel)
     for row in grid:
         row[0].set_ylabel("density of pairs", **TEXT)
     for axes in grid[-1]:
         axes.set_xlabel("cosine similarity", **TEXT)
-    alt = "Similarity histograms. " + " ".join(_describe_histogram(one) for one in report.histograms)
+    alt = "Similarity histograms. " + " ".join(_describe_panel(one) for one in panels)
     return Plot(
         to_svg(figure),
         alt,
         "Densities of the cosine similarity between a query and a gallery image of the same class (matching) "
         "and of another class (non-matching); each curve has area 1, though non-matching pairs are far more. "
         "Vertical lines: thresholds calibrated at a stated false accept rate (FAR), with their true accept "
-        "rate (TAR).",
+        f"rate (TAR).{note}",
     )
 
 
-def _draw_histogram(axes: Axes, histogram: Histogram, marks: Sequence[Threshold]) -> None:
+def _draw_panel(axes: Axes, panel: Panel) -> None:
     style(axes, grid=None)
-    edges = np.asarray(histogram.edges)
+    edges = np.asarray(panel.edges)
     centres = (edges[1:] + edges[:-1]) / 2
     peaks: list[float] = []
     top = 0.0
-    for counts, colour, text in (
-        (histogram.non_matching, COLOURS["homogeneous"], "non-matching"),
-        (histogram.matching, COLOURS["heterogeneous"], "matching"),
+    matching, other = panel.reference or ((), ())
+    for counts, reference, colour, text in (
+        (panel.non_matching, other, COLOURS["homogeneous"], "non-matching"),
+        (panel.matching, matching, COLOURS["heterogeneous"], "matching"),
     ):
+        if sum(reference):
+            beneath = _density(reference, edges)
+            axes.stairs(beneath, edges, color=INK, linewidth=0.9, linestyle=(0, (3, 2)), zorder=3)
+            top = max(top, float(beneath.max()))
         density = _density(counts, edges)
         if not density.any():
             continue
@@ -63,19 +108,20 @@ def _draw_histogram(axes: Axes, histogram: Histogram, marks: Sequence[Threshold]
         peak = int(np.argmax(density))
         top = max(top, float(density[peak]))
         at, offset, side = (centres[peak], density[peak]), (0, 4), "center"
-        if any(abs(centres[peak] - other) < 0.3 for other in peaks):  # label beside the slope, not on the other curve
+        if any(
+            abs(centres[peak] - earlier) < 0.3 for earlier in peaks
+        ):  # label beside the slope, not on the other curve
             slope = int(np.flatnonzero(density >= density[peak] / 2)[-1])
             at, offset, side = (edges[slope + 1], density[slope]), (6, 0), "left"
         peaks.append(float(centres[peak]))
         axes.annotate(text, at, offset, textcoords="offset points", ha=side, fontsize=9.0, color=colour)
-    axes.set_ylim(0, max(top, 1e-9) * (1.22 + 0.14 * len(marks)))
-    _mark_thresholds(axes, marks)
+    axes.set_ylim(0, max(top, 1e-9) * (1.22 + 0.14 * len(panel.marks)))
+    _mark_thresholds(axes, panel.marks)
     axes.set_yticks([])
-    cell = "" if histogram.cell == "heterogeneous" else f", {histogram.cell}"
-    axes.set_title(plain(histogram.student, 28) + cell, **TITLE)
+    axes.set_title(panel.title, **TITLE)
 
 
-def _mark_thresholds(axes: Axes, marks: Sequence[Threshold]) -> None:
+def _mark_thresholds(axes: Axes, marks: Sequence[Mark]) -> None:
     """Lines with their labels on the roomier side; a line ends at its label, so none crosses another's."""
     left, right = axes.get_xlim()
     to_left = bool(sum(one.similarity for one in marks) > len(marks) * (left + right) / 2)
@@ -94,16 +140,16 @@ def _mark_thresholds(axes: Axes, marks: Sequence[Threshold]) -> None:
         )
 
 
-def _similarity_limits(histograms: Sequence[Histogram]) -> tuple[float, float]:
+def _similarity_limits(panels: Sequence[Panel | Histogram]) -> tuple[float, float]:
     """The range that holds 99.98 % of either kind of pair in every panel."""
     lows, highs = [], []
-    for histogram in histograms:
-        for counts in (histogram.matching, histogram.non_matching):
+    for panel in panels:
+        for counts in (panel.matching, panel.non_matching):
             total = np.cumsum(np.asarray(counts, dtype=np.float64))
             if total[-1] > 0:
                 share = total / total[-1]
-                lows.append(histogram.edges[int(np.searchsorted(share, 1e-4))])
-                highs.append(histogram.edges[int(np.searchsorted(share, 1 - 1e-4)) + 1])
+                lows.append(panel.edges[int(np.searchsorted(share, 1e-4))])
+                highs.append(panel.edges[int(np.searchsorted(share, 1 - 1e-4)) + 1])
     return (min(lows), max(highs)) if lows else (-1.0, 1.0)
 
 
@@ -113,11 +159,11 @@ def _density(counts: Sequence[int], edges: np.ndarray) -> np.ndarray:
     return values / (np.diff(edges) * total) if total > 0 else values
 
 
-def _describe_histogram(histogram: Histogram) -> str:
-    edges = np.asarray(histogram.edges)
+def _describe_panel(panel: Panel) -> str:
+    edges = np.asarray(panel.edges)
     centres = (edges[1:] + edges[:-1]) / 2
     parts = []
-    for name, counts in (("matching", histogram.matching), ("non-matching", histogram.non_matching)):
+    for name, counts in (("matching", panel.matching), ("non-matching", panel.non_matching)):
         if sum(counts):
             parts.append(f"{sum(counts):,} {name} pairs with mean {np.average(centres, weights=counts):.2f}")
-    return f"{histogram.student}, {histogram.cell}: {' and '.join(parts) or 'no pairs'}."
+    return f"{panel.name}: {' and '.join(parts) or 'no pairs'}."

@@ -85,7 +85,7 @@ def test_verify_passes_a_fresh_bundle_and_says_what_it_did(path: Path) -> None:
     assert content["path"] == str(path)
     detail = report.checks[0].detail
     assert content["checks"][0] == {"name": "integrity", "passed": True, "detail": detail, "file": None}
-    assert "10 files" in detail
+    assert "11 files" in detail
     assert [check.file for check in report.checks[3:]] == ["onnx fp32", *["onnx fp32, onnxruntime"] * 4]
 
 
