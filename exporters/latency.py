@@ -39,7 +39,7 @@ def latency(bundle: Bundle, *, runs: int = 20) -> dict[str, dict[str, float]]:
             data, where = bundle.read(file.path), str(bundle.path / file.path)
             if file.format == "onnx":
                 refuse_external_data(data, where=where)
-            else:
+            elif file.format == "tflite":
                 require_tflite(data, manifest.space.id, manifest.preprocess.fingerprint(), where=where)
             expected = signature_of(file.input, file.output, manifest.input, manifest.output)
             for result in file.runtimes:
