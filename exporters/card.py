@@ -21,6 +21,7 @@ _TAKES = {
     "uint8": "the bytes as they are, uint8",
     "float32": "the bytes as float32 numbers 0..255, neither divided by 255 nor normalised",
     "int8": "the bytes less 128, int8",
+    "image": "a picture of the platform's, such as a pixel buffer",
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from exporters import Bundle, open_bundle, verify
 from exporters.manifest import Manifest
@@ -203,6 +204,22 @@ def test_without_a_retrieval_test_the_page_says_so(measured: Bundle) -> None:
     assert plain.tables["ladder"].count("– not measured") == 3 * 4
     assert plain.images == []
     assert "Similarities" not in plain.text
+
+
+@pytest.mark.parametrize("wrong", [{"matching": []}, {"matching": [1]}, {"non_matching": [-1] + [0] * 79}])
+def test_similarities_that_cannot_be_drawn_are_no_manifest(measured: Bundle, wrong: dict[str, list[int]]) -> None:
+    content = json.loads(measured.raw)
+    content["files"][0]["similarities"] |= wrong
+    with pytest.raises(ValidationError, match="similarities"):
+        Manifest.model_validate_json(json.dumps(content))
+
+
+def test_other_bins_than_torchs_are_drawn_without_it(measured: Bundle) -> None:
+    content = json.loads(measured.raw)
+    content["files"][0]["similarities"] = {"matching": [0, 0, 1, 5], "non_matching": [0, 2, 9, 1]}
+    drawn = Page(build_page(Manifest.model_validate_json(json.dumps(content))))
+    [plot] = [image for image in drawn.images if "density of pairs" in image]
+    assert plot.count("stroke-dasharray: 2.7,1.8") == 2 * 3
 
 
 def test_the_page_loads_nothing_and_runs_nothing(html: str, page: Page) -> None:
