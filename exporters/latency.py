@@ -21,7 +21,8 @@ def latency(bundle: Bundle, *, runs: int = 20) -> dict[str, dict[str, float]]:
     """Median milliseconds to embed one golden picture: by file (its path), then by runtime.
 
     Each file runs in each runtime that the manifest calls right for it and that is installed here, with one thread, in
-    a process of its own; not in Core ML's reference, which only checks. It includes turning a picture's bytes into what the file takes, and a result into float32.
+    a process of its own; not in Core ML's reference, which only checks. Included is turning a picture's bytes into what
+    the file takes, and a result into float32.
 
     Raises:
         ConfigError: fewer than one run.

@@ -71,7 +71,7 @@ def test_the_card_says_what_a_user_must_know(measured: Bundle, card: str) -> Non
 
 def test_the_card_tells_what_was_allowed_left_out_or_kept_in_float(varied: Manifest) -> None:
     card = model_card(varied)
-    assert "- onnx int8 was allowed to break its limits: flips: lost 0.0625 (limit: at most 0.02)" in card
+    assert "- onnx int8 was allowed to break its limits: flips: lost 0.0625 (limit: at most 0.03)" in card
     assert r"- tflite int8 (recipe static\_wi8\_ai8) was left out: retrieval: r\_at\_1\_delta -0.0417: cal" in card
     kept = ", ".join(varied.files[1].kept_float).replace("_", r"\_")
     assert f"- onnx int8 keeps in float: {kept}" in card

@@ -112,7 +112,7 @@ def test_the_ladder_has_every_number_with_its_limit(measured: Bundle, page: Page
 
 def test_what_was_allowed_and_what_was_left_out_says_why(changed: Page) -> None:
     table = changed.tables["files"]
-    assert "! allowed Allowed to break its limits: flips: lost 0.0625 (limit: at most 0.02)" in table
+    assert "! allowed Allowed to break its limits: flips: lost 0.0625 (limit: at most 0.03)" in table
     left_out = table[table.index("tflite int8") :]
     assert left_out.startswith("tflite int8 not in the bundle recipe static_wi8_ai8 – – –")
     assert "−0.042 [−0.104, +0.000] ✗ left out Why it was left out: retrieval: r_at_1_delta -0.0417: cal" in left_out
