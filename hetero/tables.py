@@ -18,7 +18,7 @@ def matches_table(query: Path, matches: Any) -> Table:
 
 
 def bundle_table(bundle: Any, rows: Any, latency_ms: Any) -> Table:
-    """The files of a bundle and those left out, against the torch model, with milliseconds a picture by runtime.
+    """The files of a bundle and those left out, against the torch model, with milliseconds per image by runtime on this machine.
 
     Args:
         rows: from :func:`exporters.summary.file_rows`.
@@ -26,7 +26,7 @@ def bundle_table(bundle: Any, rows: Any, latency_ms: Any) -> Table:
     """
     columns = ["file", "size", "ops", "max abs", "min cosine", "R@1 difference", "verdict"]
     if latency_ms:
-        columns.insert(3, "ms a picture, this machine")
+        columns.insert(3, "ms per image")
     table = Table(*columns, title=escape(str(bundle.path)), title_justify="left")
     for row in rows:
         delta = "" if row.r_at_1_delta is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row.r_at_1_delta)

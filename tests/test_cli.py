@@ -219,7 +219,8 @@ def test_verify_passes_a_whole_bundle_and_fails_a_damaged_one(bundle, gallery, t
     run("verify", bundle, "--space", "hs1-" + "0" * 24, "--gallery", gallery, code=2)
 
 
-def test_export_prints_every_file_with_its_latency_and_writes_a_page(trained, tmp_path):
+def test_export_prints_every_file_with_its_latency_and_writes_a_page(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     student, page = trained / "students" / "small", tmp_path / "page.html"
     arguments = ["--precision", "fp32", "--precision", "fp16", "--out", tmp_path / "small.hetero"]
     content = documents(run("export", student, *arguments, "--page", page, "--json"))
@@ -231,7 +232,7 @@ def test_export_prints_every_file_with_its_latency_and_writes_a_page(trained, tm
     page.unlink()
     text = " ".join(run("export", student, *arguments).stdout.split())
     assert not page.exists()
-    for part in (*files, "ms a picture, this machine", "onnxruntime", "R@1 difference", "passed"):
+    for part in (*files, "ms per image", "onnxruntime", "R@1 difference", "passed"):
         assert part in text
     for file in content["manifest"]["files"]:
         assert f"{file['size_bytes']:,} B" in text

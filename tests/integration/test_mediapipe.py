@@ -16,7 +16,7 @@ from exporters.tflite_metadata import rgb_metadata
 from hetero.space import define_space
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "exporters"))
-from networks import DIM, SPEC, mixed
+from networks import DIM, SPEC, wide
 
 ROOT = Path(__file__).parent.parent.parent
 MEDIAPIPE = "mediapipe==1.2.2"  # its library wants libEGL.so.1 and libGLESv2.so.2 of the system, and a wheel fits
@@ -64,7 +64,7 @@ def mediapipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_mediapipe_embeds_as_torch_does_because_of_the_metadata(mediapipe: Path, tmp_path: Path) -> None:
-    network, shape = mixed(), (SPEC.height, SPEC.width, SPEC.channels)
+    network, shape = wide(), (SPEC.height, SPEC.width, SPEC.channels)
     space = define_space(weights_sha256="a" * 64, preprocess_fingerprint=SPEC.fingerprint(), dim=DIM)
     formats, precisions = ("tflite",), ("fp32", "fp16", "dynamic")
     path = tmp_path / "student.hetero"
