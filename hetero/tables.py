@@ -18,7 +18,7 @@ def matches_table(query: Path, matches: Any) -> Table:
 
 
 def bundle_table(bundle: Any, rows: Any, latency_ms: Any) -> Table:
-    """The files of a bundle and those left out, against the torch model, with milliseconds per image by runtime on this machine.
+    """The files of a bundle and those left out, against torch, with milliseconds per image by runtime, this machine.
 
     Args:
         rows: from :func:`exporters.summary.file_rows`.
