@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from statistics import median
 
 from exporters.bundle import Bundle
-from exporters.runtimes import refuse_external_data, require_named
+from exporters.runtimes import require_named
 from exporters.signature import require_signature, signature_of
 from exporters.verify import golden_arrays
 from exporters.workers import RuntimeWorker, is_installed
@@ -39,10 +39,7 @@ def latency(bundle: Bundle, *, runs: int = 20) -> dict[str, dict[str, float]]:
         for file in manifest.files:
             found[file.path] = {}
             data, where = bundle.read(file.path), str(bundle.path / file.path)
-            if file.format == "onnx":
-                refuse_external_data(data, where=where)
-            else:
-                require_named(data, file.format, manifest.space.id, manifest.preprocess.fingerprint(), where=where)
+            require_named(data, file.format, manifest.space.id, manifest.preprocess.fingerprint(), where=where)
             expected = signature_of(file.input, file.output, manifest.input, manifest.output)
             for result in file.runtimes:
                 if not result.right or result.name == REFERENCE or not is_installed(result.name):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from exporters.graph import Graph, GraphNetwork
 from exporters.manifest import MAX_FILE_BYTES
+from exporters.onnx_file import onnx_metadata
 from exporters.quiet import quiet
-from exporters.runtimes import refuse_external_data
 from hetero.errors import ExportError, MissingExtraError
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # torch's exporter keeps in it which modules asked for a node
@@ -113,7 +113,7 @@ def checked(proto: Any) -> tuple[bytes, dict[str, int]]:
             got=f"{len(data)} bytes",
             expected=f"{MAX_FILE_BYTES}",
         )
-    refuse_external_data(data, where="the exported model")
+    onnx_metadata(data, where="the exported model")
     return data, dict(sorted(Counter(node.op_type for node in proto.graph.node).items()))
 
 

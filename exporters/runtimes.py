@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +10,11 @@ import numpy as np
 from exporters.bundle import Bundle
 from exporters.manifest import InputSpec, OutputSpec
 from exporters.mlpackage import read_archive
+from exporters.onnx_file import onnx_metadata
+from exporters.tflite_file import tflite_metadata
 from hetero.errors import BundleError, ConfigError, MissingExtraError
 
 SPACE_KEY, PREPROCESS_KEY = "hetero.space_id", "hetero.preprocess_fingerprint"
-
-# A tensor kept outside the file names its place in an entry with the key "location". In protobuf that is a string
-# of eight bytes, and each legal spelling of its length ends in 0x08 or (overlong) 0x00. So a file without this
-# pattern refers to no other file, and no dependency is needed to know. A layer named just "location" is refused,
-# too.
-_EXTERNAL_DATA = re.compile(rb"[\x00\x08]location")
 
 
 @dataclass(frozen=True)
@@ -75,30 +70,20 @@ def open_model(bundle: Bundle, *, precision: str = "fp32", threads: int = 1) -> 
     entry = bundle.model_file(format="onnx", precision=precision)
     manifest, where = bundle.manifest, str(bundle.path / entry.path)
     data = bundle.read(entry.path)
-    model = open_bytes(data, manifest.input, manifest.output, where=where, threads=threads)
-    found = model.session.get_modelmeta().custom_metadata_map
-    expected = {SPACE_KEY: manifest.space.id, PREPROCESS_KEY: manifest.preprocess.fingerprint()}
-    for key, value in expected.items():
-        if found.get(key) != value:
-            raise BundleError(
-                f"{where} was exported for another {key.removeprefix('hetero.')} than its manifest names",
-                got=ascii(found.get(key)),
-                expected=value,
-                fix="export the bundle again; files of two bundles were mixed",
-            )
-    return model
+    require_named(data, "onnx", manifest.space.id, manifest.preprocess.fingerprint(), where=where)
+    return open_bytes(data, manifest.input, manifest.output, where=where, threads=threads)
 
 
 def open_bytes(data: bytes, input: InputSpec, output: OutputSpec, *, where: str, threads: int = 1) -> OnnxModel:
     """Load a one-file ONNX model and check its signature: the exporter's fresh bytes, else :func:`open_model`.
 
     Raises:
-        BundleError: external data, not loadable, or another signature; ``where`` names the file.
+        BundleError: not sound, not loadable, or another signature; ``where`` names the file.
         MissingExtraError: onnxruntime is not installed.
     """
     if threads < 1:
         raise ConfigError("the number of threads is too small", got=threads, expected="1 or more")
-    refuse_external_data(data, where=where)
+    onnx_metadata(data, where=where)  # refuses what is not sound
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -115,35 +100,25 @@ def open_bytes(data: bytes, input: InputSpec, output: OutputSpec, *, where: str,
     return OnnxModel(input=input, output=output, session=session)
 
 
-def refuse_external_data(data: bytes, *, where: str) -> None:
-    """Refuse an ONNX model that keeps tensors in other files, which nothing here would have verified.
-
-    Raises:
-        BundleError: it does, or a layer is named exactly ``location``.
-    """
-    if _EXTERNAL_DATA.search(data):
-        raise BundleError(
-            f"{where} refers to tensors in other files",
-            expected="one file that holds everything",
-            fix="export with hetero, which writes one file (and name no layer just 'location')",
-        )
-
-
 def require_named(data: bytes, format: str, space_id: str, preprocess_fingerprint: str, *, where: str) -> None:
-    """Refuse what does not say that it is a ``tflite`` or ``coreml`` file of this space and preprocessing.
+    """Refuse a file that is not sound, or not of this space and preprocessing.
 
     Raises:
-        BundleError: it does not; ``where`` names the file.
+        BundleError: it is not; ``where`` names the file.
     """
+    expected = {SPACE_KEY: space_id, PREPROCESS_KEY: preprocess_fingerprint}
     if format == "coreml":
-        data = read_archive(data, where=where).model
-    elif data[4:8] != b"TFL3":
-        raise BundleError(f"{where} is no TFLite file", got=ascii(data[:8]), fix="export the bundle again")
-    for key, value in ((SPACE_KEY, space_id), (PREPROCESS_KEY, preprocess_fingerprint)):
-        # Metadata are strings in the file; finding them needs no flatbuffer or protobuf reader: a phone lab has none.
-        if key.encode() not in data or value.encode() not in data:
+        model = read_archive(data, where=where).model
+        # Metadata are strings in the protobuf; finding them needs no reader of it: a phone lab has none.
+        found = {key: value for key, value in expected.items() if key.encode() in model and value.encode() in model}
+    else:
+        stored = (onnx_metadata if format == "onnx" else tflite_metadata)(data, where=where)
+        found = {key: stored[key].decode("utf-8", "replace") for key in expected if key in stored}
+    for key, value in expected.items():
+        if found.get(key) != value:
             raise BundleError(
                 f"{where} was exported for another {key.removeprefix('hetero.')} than its manifest names",
+                got=ascii(found.get(key)),
                 expected=value,
                 fix="export the bundle again; files of two bundles were mixed",
             )

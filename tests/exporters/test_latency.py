@@ -81,8 +81,9 @@ def test_a_file_that_changed_or_is_another_reaches_no_runtime(
 ) -> None:
     spied = Spied(monkeypatch)
     onnx, tflite = measured.manifest.files[0], measured.manifest.files[2]
-    content = {onnx.path: b"\x08location", tflite.path: b"1234TFL3 of another space"}
-    for file, message in ((onnx, "refers to tensors in other files"), (tflite, "exported for another space_id")):
+    other_space = measured.read(tflite.path).replace(measured.space.id.encode(), b"hs1-" + b"0" * 24)
+    content = {onnx.path: measured.read(onnx.path)[:-1], tflite.path: other_space}
+    for file, message in ((onnx, "is cut off or damaged"), (tflite, "exported for another space_id")):
         only = replace(measured, manifest=measured.manifest.model_copy(update={"files": (file,)}))
         read = Bundle.read
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -24,6 +25,7 @@ from exporters.onnx import to_onnx
 from exporters.runtimes import open_model
 from exporters.trace import trace
 from exporters.verify import file_golden, golden_arrays
+from exporters.workers import RuntimeWorker
 from hetero.errors import BundleError, ConfigError, ImageError
 from hetero.preprocess import PreprocessSpec, load_image
 from hetero.space import define_space
@@ -138,6 +140,33 @@ def test_open_model_raises_when_the_model_names_another_space_or_preprocessing(
     assert failed(path) == ["runtime"]
     with pytest.raises(BundleError, match=f"another {key.removeprefix('hetero.')}"):
         open_model(open_bundle(path))
+
+
+def test_verify_hands_no_forged_file_to_a_runtime(
+    measured: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off, or with a picture of absurd size; the seal and every hash are right."""
+    path = Path(shutil.copytree(measured.path, tmp_path / "forged.hetero"))
+    model = onnx.load(path / MODEL)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 40
+    replace_file(path, MODEL, model.SerializeToString())
+    tflite = "tflite/model.fp32.tflite"
+    replace_file(path, tflite, (path / tflite).read_bytes()[:-100])
+    opened: list[bytes] = []
+    session, worker = onnxruntime.InferenceSession, RuntimeWorker.open
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda data, *a, **k: opened.append(data) or session(data, *a, **k)
+    )
+    monkeypatch.setattr(RuntimeWorker, "open", lambda self, data, **k: opened.append(data) or worker(self, data, **k))
+    report = verify(path)
+    forged = [check for check in report.checks if not check.passed]
+    runtimes = {result.name for result in open_bundle(path).model_file(format="tflite").runtimes if result.right}
+    assert {check.file for check in forged} == {"onnx fp32, onnxruntime", *(f"tflite fp32, {n}" for n in runtimes)}
+    assert {check.name for check in forged} == {"runtime"}
+    assert ["absurd amount of memory" in check.detail for check in forged] == [True] + [False] * len(runtimes)
+    assert {bytes(data) for data in opened} == {
+        (path / name).read_bytes() for name in ("onnx/model.int8.onnx", "tflite/model.int8.tflite")
+    }
 
 
 def test_open_model_raises_when_the_file_changed_after_opening(path: Path) -> None:
