@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "training"))
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,22 @@ def needs() -> Callable[[str], ModuleType]:
         return importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
 
     return imported
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of a run that trains in seconds."""
+    from toy import write_config
+
+    return write_config(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def trained(config: Path) -> Path:
+    """Its run directory, trained by the command: nothing may be changed in it."""
+    from commands import documents, run
+
+    longer = ["--set=gallery.train.epochs=12", "--set=student_training.epochs=30"]
+    content = documents(run("train", config, "--out", config.parent / "run", "--json", *longer))
+    assert Path(content["gallery"]).is_dir()
+    return config.parent / "run"

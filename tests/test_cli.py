@@ -12,44 +12,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).parent / "training"))
-from toy import write_config
+sys.path.insert(0, str(Path(__file__).parent))
+from commands import documents, run
 
 import hetero.cli as cli
 
 COMMANDS = ["demo", "train", "index", "query", "compat", "export", "verify", "sign", "report", "data"]
 
 
-def run(*arguments: object, code: int = 0):
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, (result.stdout, result.stderr)
-    return result
-
-
-def documents(result) -> dict:
-    """stdout as the one JSON document it must be."""
-    return json.loads(result.stdout)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("cli")
-
-
-@pytest.fixture(scope="module")
-def config(folder):
-    return write_config(folder)
-
-
-@pytest.fixture(scope="module")
-def trained(folder, config):
-    longer = ["--set=gallery.train.epochs=12", "--set=student_training.epochs=30"]
-    result = run("train", config, "--out", folder / "run", "--json", *longer)
-    content = documents(result)
-    assert Path(content["gallery"]).is_dir()
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -217,25 +190,6 @@ def test_verify_passes_a_whole_bundle_and_fails_a_damaged_one(bundle, gallery, t
     assert content["passed"] is False
     assert documents(run("verify", bundle, "--space", "hs1-" + "0" * 24, "--json", code=1))["passed"] is False
     run("verify", bundle, "--space", "hs1-" + "0" * 24, "--gallery", gallery, code=2)
-
-
-def test_export_prints_every_file_with_its_latency_and_writes_a_page(trained, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    student, page = trained / "students" / "small", tmp_path / "page.html"
-    arguments = ["--precision", "fp32", "--precision", "fp16", "--out", tmp_path / "small.hetero"]
-    content = documents(run("export", student, *arguments, "--page", page, "--json"))
-    assert set(content) == {"bundle", "manifest", "latency_ms"}
-    files = [file["path"] for file in content["manifest"]["files"]]
-    assert list(content["latency_ms"]) == files == ["onnx/model.fp32.onnx", "onnx/model.fp16.onnx"]
-    assert all(timed["onnxruntime"] > 0 for timed in content["latency_ms"].values())
-    assert all(path in page.read_text(encoding="utf-8") for path in files)
-    page.unlink()
-    text = " ".join(run("export", student, *arguments).stdout.split())
-    assert not page.exists()
-    for part in (*files, "ms per image", "onnxruntime", "R@1 difference", "passed"):
-        assert part in text
-    for file in content["manifest"]["files"]:
-        assert f"{file['size_bytes']:,} B" in text
 
 
 def test_report_of_a_bundle_writes_its_page_beside_it(bundle):
