@@ -35,6 +35,7 @@ from hetero.retrieval.verification import Rate, Threshold
 from hetero.space import EmbeddingSpace, define_space
 
 sys.path.insert(0, str(Path(__file__).parent))
+from measured import measured_bundle
 from networks import DIM, SPEC, mixed
 
 SPACE = define_space(weights_sha256="a" * 64, preprocess_fingerprint=SPEC.fingerprint(), dim=DIM)
@@ -334,3 +335,10 @@ def test_export_of_a_checkpoint_refuses_a_second_opinion_and_a_missing_one(tmp_p
             export(tmp_path, tmp_path / "a.hetero", **options)
     with pytest.raises(CheckpointError):
         export(tmp_path / "nothing", tmp_path / "a.hetero")
+
+
+def test_the_same_network_and_pictures_give_the_same_bytes(measured: Bundle, tmp_path: Path) -> None:
+    """Calibration, mixed precision and converters included."""
+    again = measured_bundle(tmp_path)
+    assert [entry.sha256 for entry in again.manifest.entries()] == [e.sha256 for e in measured.manifest.entries()]
+    assert again.raw == measured.raw
