@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetero.errors import nearest
-
 
 @dataclass(frozen=True)
 class Draft:
@@ -44,7 +42,7 @@ def translate(node: Any, constants: Mapping[Any, Tensor]) -> tuple[Draft, tuple[
     overload = getattr(node.target, "_overloadname", "")
     if name not in _TRANSLATORS or overload not in _OVERLOADS:
         asked = name if overload in ("", *_OVERLOADS) else f"{name}.{overload}"
-        raise UnsupportedError(f"operation {asked}", _INSTEAD.get(name) or nearest(name, _TRANSLATORS))
+        raise UnsupportedError(f"operation {asked}", _INSTEAD.get(name) or f"layers made of {_KNOWN}")
     shape = _shape(node)
     schema = node.target._schema.arguments
     arguments = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
@@ -286,6 +284,10 @@ _TRANSLATORS: dict[str, Callable[[Any, dict[str, Any]], Draft]] = {
     "_to_copy": _copy,
     **{name: _same(None) for name in ("clone", "alias", "detach", "contiguous", "lift_fresh_copy")},
 }
+_KNOWN = (
+    "convolution, linear, batch normalisation, ReLU and its relatives, sigmoid, tanh, pooling, sums, products, flatten "
+    "and concatenation"
+)
 _INSTEAD = {
     "gelu": "hardswish or silu",
     "elu": "hardswish or silu",

@@ -52,6 +52,12 @@ def read_calibration(pictures: np.ndarray | Sequence[Path], preprocess: Preproce
         )
     if isinstance(pictures, np.ndarray):
         pixels = pictures
+    elif not all(isinstance(picture, str | Path) for picture in pictures):
+        raise ConfigError(
+            "the calibration pictures are neither pixels nor files",
+            got=type(pictures).__name__,
+            expected="a numpy array uint8 [n, h, w, c], or paths of image files",
+        )
     else:
         pixels = np.stack([load_image(path, preprocess) for path in pictures])
     expected = (preprocess.height, preprocess.width, preprocess.channels)

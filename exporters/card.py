@@ -21,8 +21,14 @@ _TAKES = {
     "uint8": "the bytes as they are, uint8",
     "float32": "the bytes as float32 numbers 0..255, neither divided by 255 nor normalised",
     "int8": "the bytes less 128, int8",
-    "image": "a picture of the platform's, such as a pixel buffer",
+    "image": "a pixel buffer or picture of the platform's (32BGRA; OneComponent8 where there is one channel)",
 }
+
+
+def _taken(file: ModelFile) -> str:
+    """How a file takes a picture; a picture of the platform's has no layout of ours."""
+    taken = _TAKES[file.input.dtype]
+    return taken if file.input.dtype == "image" else f"{taken}, {file.input.layout}"
 
 
 def model_card(manifest: Manifest) -> str:
@@ -73,7 +79,7 @@ def _input(manifest: Manifest) -> list[str]:
         "and standard deviation yourself.",
         "| File | Takes | Batch | Gives |\n|---|---|---|---|\n"
         + "\n".join(
-            f"| `{file.path}` | {_TAKES[file.input.dtype]}, {file.input.layout} | "
+            f"| `{file.path}` | {_taken(file)} | "
             f"{'any' if file.input.batch == 'free' else 'one picture'} | {_gives(file)} |"
             for file in manifest.files
         ),
@@ -136,7 +142,7 @@ def _file_line(row: FileRow, file: ModelFile) -> str:
     delta = "not measured" if row.r_at_1_delta is None else difference_words(row.r_at_1_delta)
     abs_, cosine = ("–" if x is None else form % x for x, form in ((row.max_abs, "%.1e"), (row.min_cosine, "%.5f")))
     return (
-        f"| `{file.path}` | {file.size_bytes:,} | {row.int8_layers} | {abs_} | {cosine} | {delta} | {right} | "
+        f"| `{file.path}` | {file.size_bytes:,} | {row.int8_layers or '–'} | {abs_} | {cosine} | {delta} | {right} | "
         f"{row.verdict} |"
     )
 

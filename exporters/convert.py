@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from exporters.calibration import Calibration
 from exporters.content import content_of_coreml, content_of_onnx, content_of_tflite, require_content
@@ -11,7 +12,7 @@ from exporters.graph import Graph
 from exporters.manifest import Content, FileInput, FileOutput
 from exporters.quantize import PALETTE, REDUCED, STATIC, WEIGHTS, Scheme
 from exporters.recipes import Recipe
-from hetero.errors import ConfigError
+from hetero.errors import ConfigError, MissingExtraError
 
 Metadata = dict[str, str]
 Convert = Callable[[Collection[str]], tuple[bytes, dict[str, int]]]
@@ -38,6 +39,37 @@ def scheme_of(recipe: Recipe) -> Scheme | None:
     return {"dynamic": WEIGHTS, "int8w": WEIGHTS, "palette6": PALETTE}.get(recipe.precision)
 
 
+_PACKAGES = {"onnx": ("onnx", "onnxscript"), "tflite": ("tensorflow",), "coreml": ("coremltools", "sklearn")}
+
+
+def require_converters(formats: Iterable[str]) -> None:
+    """Look for what makes files of these formats, before any work is done.
+
+    Raises:
+        MissingExtraError: a package is not installed.
+    """
+    for format in formats:
+        for package in _PACKAGES[format]:
+            if find_spec(package) is None:
+                name = "scikit-learn" if package == "sklearn" else package
+                raise MissingExtraError(f"exporting to {format}", name, format)
+
+
+def require_calibration(recipe: Recipe, calibration: Calibration | None) -> None:
+    """Refuse a recipe that scales activations to pictures where there are none.
+
+    Raises:
+        ConfigError: naming the recipe and how to pass pictures.
+    """
+    if recipe.calibrated and calibration is None:
+        raise ConfigError(
+            f"{recipe.format} {recipe.precision} needs calibration pictures",
+            got="none",
+            expected="some hundred real pictures like those that will be embedded",
+            fix="pass calibration=, or --data on the command line; random pictures scale activations wrongly",
+        )
+
+
 class Converter:
     """Makes the files of one recipe from one graph.
 
@@ -51,13 +83,7 @@ class Converter:
     """
 
     def __init__(self, recipe: Recipe, graph: Graph, metadata: Metadata, calibration: Calibration | None) -> None:
-        if recipe.calibrated and calibration is None:
-            raise ConfigError(
-                f"{recipe.format} {recipe.precision} needs calibration pictures",
-                got="none",
-                expected="some hundred real pictures like those that will be embedded",
-                fix="pass calibration=, or --data on the command line; random pictures scale activations wrongly",
-            )
+        require_calibration(recipe, calibration)
         self.recipe, self.scheme = recipe, scheme_of(recipe)
         self._convert = _convert(recipe, graph, metadata, calibration)
 

@@ -30,8 +30,12 @@ def likely_cause(
     preprocess: PreprocessSpec,
     *,
     rounded: bool = False,
+    step: float | None = None,
 ) -> str:
-    """The fix of an export error; ``rounded``: of a file of fewer bits, whose rounding may be all that is wrong."""
+    """The fix of an export error; ``rounded``: of a file of fewer bits, whose rounding may be all that is wrong.
+
+    ``step``: of the embedding's components, where the file gives them as integers.
+    """
     vectors = measured.vectors
     if vectors is None:
         return "look at what each runtime says of the file"
@@ -50,6 +54,11 @@ def likely_cause(
         return (
             "the two compute different functions: check mean and std, the order of channels, and dropout or batch "
             "statistics left in training mode"
+        )
+    if rounded and step is not None:
+        return (
+            f"the file gives the embedding itself in steps of {step:.3g}: export int8, which gives it in float, or "
+            "fine-tune the student to rounded numbers"
         )
     if rounded:
         return "see which layers lose most; export a finer precision, or fine-tune the student to rounded numbers"

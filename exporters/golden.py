@@ -24,11 +24,20 @@ _SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")  # other endings might be no safe path 
 
 
 def make_golden(
-    network: nn.Module, preprocess: PreprocessSpec, images: np.ndarray | Sequence[np.ndarray | Path] | None
+    network: nn.Module,
+    preprocess: PreprocessSpec,
+    images: np.ndarray | Sequence[np.ndarray | Path] | None,
+    *,
+    source: str = "given by the caller",
 ) -> tuple[Golden, np.ndarray, dict[str, bytes]]:
-    """Golden pictures as PNG, what preprocessing makes of them, and the torch model's embeddings of that."""
-    source = "given by the caller" if images is not None else "synthetic, exporters.parity.synthetic_images seed 0"
-    images = synthetic_images(preprocess) if images is None else images
+    """Golden pictures as PNG, what preprocessing makes of them, and the torch model's embeddings of that.
+
+    Args:
+        images: with None, seeded synthetic ones.
+        source: where the pictures come from, for the manifest.
+    """
+    if images is None:
+        images, source = synthetic_images(preprocess), "synthetic, exporters.parity.synthetic_images seed 0"
     if not 1 <= len(images) <= MAX_GOLDEN_IMAGES:
         raise ConfigError("wrong number of golden images", got=len(images), expected=f"1 to {MAX_GOLDEN_IMAGES}")
     pictures = dict(_picture(index, image) for index, image in enumerate(images))

@@ -69,8 +69,10 @@ class Measured:
             raise ExportError(
                 f"the exported {recipe.format} {recipe.precision} model does not reproduce the torch model",
                 got=self.reason(),
-                expected=_limits(recipe.limits),
-                fix=cause,
+                expected=limits_words(
+                    {name: limit for rung in self.ladder for name, limit in rung.limits.items()} or recipe.limits
+                ),
+                fix=f"{cause}; or leave the file out (leave_out=True, --leave-out)",
             )
         return self.vectors
 
@@ -187,5 +189,6 @@ def _rung(name: str, measured: dict[str, float], limits: Mapping[str, float], al
     return Rung.model_validate({"rung": name, "status": status, "measured": measured, "limits": held})
 
 
-def _limits(limits: Mapping[str, float]) -> str:
+def limits_words(limits: Mapping[str, float]) -> str:
+    """``max_abs ≤ 1e-05, r_at_1_delta ≥ -0.005``."""
     return ", ".join(f"{name} {'≤' if name in BOUNDED_ABOVE else '≥'} {limit:g}" for name, limit in limits.items())

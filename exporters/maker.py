@@ -80,7 +80,7 @@ class FileMaker:
         converted, measured = self._attempt(recipe, converter)
         if not recipe.calibrated or self.calibration is None:
             layers = () if measured.passed else self._layers(self.graph, converter)
-            return Made(converted, measured, layers, self._cause(recipe, measured), False)
+            return Made(converted, measured, layers, self._cause(recipe, converted, measured), False)
         layers = self._layers(self.graph, converter)
         if measured.passed:
             return Made(converted, measured, layers, "", False)
@@ -90,7 +90,7 @@ class FileMaker:
                 return Made(converted, measured, layers, unlike, False)
         converted, measured = self._mixed(recipe, converter, layers, (converted, measured))
         if measured.passed or self.finetuning is None:
-            return Made(converted, measured, layers, self._cause(recipe, measured), False)
+            return Made(converted, measured, layers, self._cause(recipe, converted, measured), False)
         self.say(f"{recipe.format} {recipe.precision}: {measured.reason()}; fine-tuning")
         graph = finetuned(
             self.graph, converter.scheme or STATIC, self.calibration.pixels, self.finetuning, say=self.say
@@ -98,7 +98,7 @@ class FileMaker:
         converter = Converter(recipe, graph, self.metadata, self.calibration)
         layers = self._layers(graph, converter)
         converted, measured = self._mixed(recipe, converter, layers, self._attempt(recipe, converter))
-        return Made(converted, measured, layers, self._cause(recipe, measured), True)
+        return Made(converted, measured, layers, self._cause(recipe, converted, measured), True)
 
     def _layers(self, graph: Graph, converter: Converter) -> tuple[LayerError, ...]:
         """Each layer's error under the recipe's rounding; none for recipes of floats."""
@@ -132,9 +132,10 @@ class FileMaker:
             converted.data, recipe, expected, probes, self.workers, judge=self.judge, allow=self.allow
         )
 
-    def _cause(self, recipe: Recipe, measured: Measured) -> str:
+    def _cause(self, recipe: Recipe, converted: Converted, measured: Measured) -> str:
         if measured.passed:
             return ""
         probes = self.natural if recipe.calibrated else self.probes
         network, spec = self.source.network, self.source.preprocess
-        return likely_cause(measured, probes, network, spec, rounded=scheme_of(recipe) is not None)
+        rounded = scheme_of(recipe) is not None
+        return likely_cause(measured, probes, network, spec, rounded=rounded, step=converted.output.scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from exporters.bundle import Bundle
 from exporters.manifest import BOUNDED_ABOVE, LayerError, Manifest, Rung, Similarities
 from exporters.summary import NUMBERS, SIGNS, FileRow, file_rows
 from hetero import atomic
-from hetero.errors import ConfigError
+from hetero.errors import ConfigError, MissingExtraError
 from hetero.report import words
 from hetero.report.page import render
 
@@ -32,14 +33,31 @@ def write_page(bundle: Bundle, path: Path | str) -> Path:
         StorageError: the file system refused; an older page is untouched.
     """
     path = Path(path)
-    if path.resolve().is_relative_to(bundle.path.resolve()):
+    require_page(path, bundle.path)
+    atomic.write_text(path, build_page(bundle.manifest))
+    return path
+
+
+def require_page(path: Path, bundle: Path) -> None:
+    """Refuse, before any work is done, a page that could not be written afterwards.
+
+    Raises:
+        ConfigError: the path lies in the bundle, which nothing unlisted may, or is a directory.
+        MissingExtraError: jinja2 or matplotlib is not installed.
+    """
+    if path.resolve().is_relative_to(bundle.resolve()):
         raise ConfigError(
             "a bundle's page cannot lie in the bundle, where nothing unlisted may",
             got=str(path),
-            fix=f"write it beside, e.g. to {page_path(bundle.path)}",
+            fix=f"write it beside, e.g. to {page_path(bundle)}",
         )
-    atomic.write_text(path, build_page(bundle.manifest))
-    return path
+    if path.is_dir():
+        raise ConfigError(
+            "the page is to be a file", got=f"{path}, a directory", fix=f"name a file, e.g. {path / 'page.html'}"
+        )
+    for package in ("jinja2", "matplotlib"):
+        if find_spec(package) is None:
+            raise MissingExtraError("writing a page", package, "report")
 
 
 def page_path(bundle: Path) -> Path:

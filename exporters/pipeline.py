@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ import hetero
 from exporters.bundle import Bundle, checked_destination, write_bundle
 from exporters.calibration import read_calibration
 from exporters.card import CARD, model_card
+from exporters.convert import require_calibration, require_converters
 from exporters.finetune import FineTuning
 from exporters.fold import fold
 from exporters.golden import make_golden, npy_bytes
@@ -33,7 +35,7 @@ from exporters.manifest import (
     entry_of,
 )
 from exporters.parity import reference_embeddings
-from exporters.recipes import Recipe, chosen
+from exporters.recipes import Recipe, chosen, missing
 from exporters.retrieval import Judge, RetrievalTest
 from exporters.runtimes import open_bytes
 from exporters.source import read_source, require_exportable
@@ -44,6 +46,8 @@ from hetero.preprocess import PreprocessSpec
 from hetero.retrieval.verification import Threshold
 from hetero.space import EmbeddingSpace
 
+# SPDX 2.3, annex D, without looking the names up.
+_SPDX = re.compile(r"\(*[A-Za-z0-9][A-Za-z0-9.:+-]*\)*( (AND|OR|WITH) \(*[A-Za-z0-9][A-Za-z0-9.:+-]*\)*)*")
 GOLDEN_PICTURES = 8  # taken from the calibration pictures where none are given
 _TOOLS = {
     "onnx": ("torch", "onnx", "onnxscript"),
@@ -79,7 +83,8 @@ def export(
         model: a checkpoint directory, or a network that takes colour-normalised float32 ``[b, c, h, w]`` and
             returns ``[b, dim]``. A network is left as it was, its training mode included.
         out: ``NAME.hetero``, written in one step; an older bundle there is replaced.
-        preprocess, space: of a network; a checkpoint has its own.
+        preprocess, space: of a network; a checkpoint has its own. The space is the gallery's that the network searches;
+            with None, the network defines one, for galleries that it indexes itself.
         golden_images: ``uint8 [n, h, w]`` or ``[n, h, w, c]``, or a sequence of single pictures of any size or
             of paths of image files, which are kept as they are; with None, some of the calibration pictures, and
             without those seeded synthetic pictures (the manifest says which).
@@ -101,33 +106,45 @@ def export(
         StorageError: the disk refused; an older bundle is untouched.
     """
     out = checked_destination(out)
-    if not licence:
-        raise ConfigError("the licence is empty", fix="state an SPDX expression, or leave the argument out")
+    if not _SPDX.fullmatch(licence):
+        raise ConfigError(
+            "the licence is no SPDX expression",
+            got=repr(licence),
+            expected="such as Apache-2.0, MIT OR GPL-2.0-only, LicenseRef-Ours",
+            fix="state one, or leave it out",
+        )
     for name in allow:
         if name not in RUNGS:
             raise ConfigError("unknown rung of the ladder", got=repr(name), expected=nearest(name, RUNGS))
     recipes = chosen(formats, precisions)
+    used = tuple(dict.fromkeys(recipe.format for recipe in recipes))
+    require_converters(used)
     source = read_source(model, preprocess, space)
     spec = source.preprocess
     calibrated = None if calibration is None else read_calibration(calibration, spec)
+    for recipe in recipes:
+        require_calibration(recipe, calibrated)
     require_exportable(source.network, spec, source.space.dim)
     graph = fold(trace(source.network, spec))
+    golden_source = "given by the caller"
     if golden_images is None and calibrated is not None:
         golden_images = calibrated.held_back[:GOLDEN_PICTURES]
-    golden, golden_pixels, contents = make_golden(source.network, spec, golden_images)
+        golden_source = "calibration pictures that were held back"
+    golden, golden_pixels, contents = make_golden(source.network, spec, golden_images, source=golden_source)
     thresholds = source.thresholds if thresholds is None else tuple(thresholds)
     judge = None
     if retrieval is not None:
         say(f"{retrieval.name}: searching with the torch model")
         judge = Judge(retrieval, lambda pixels: reference_embeddings(source.network, pixels, spec), thresholds)
     picture = InputSpec(height=spec.height, width=spec.width, channels=spec.channels)
-    used = tuple(dict.fromkeys(recipe.format for recipe in recipes))
+    if missing(formats, precisions):
+        say(f"not made, for there is none: {', '.join(missing(formats, precisions))}")
     files: list[ModelFile] = []
     blocked: list[Blocked] = []
     with start(used) as workers:
         maker = FileMaker(source, graph, golden_pixels, calibrated, judge, workers, frozenset(allow), finetuning, say)
-        for recipe in recipes:
-            say(f"{recipe.format} {recipe.precision}: converting")
+        for number, recipe in enumerate(recipes, 1):
+            say(f"{recipe.format} {recipe.precision} ({number} of {len(recipes)}): converting")
             made = maker.make(recipe)
             if not made.measured.passed and leave_out:
                 blocked.append(_blocked(recipe, made))

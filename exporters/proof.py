@@ -59,6 +59,8 @@ def proof_of(
         ConfigError: neither a run nor data. SpaceMismatchError: the gallery model embeds into another space.
         CheckpointError, DataError: they cannot be read.
     """
+    if calibration_pictures < 0:
+        raise ConfigError("fewer than no calibration pictures", got=calibration_pictures, expected="32 to 4096, or 0")
     student = load_model(checkpoint)
     run = checkpoint.resolve().parent.parent
     exclude_groups = True

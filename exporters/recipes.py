@@ -86,22 +86,39 @@ def chosen(formats: Sequence[str], precisions: Sequence[str]) -> list[Recipe]:
     Raises:
         ConfigError: an unknown name, none at all, a format that has none of the precisions, or the reverse.
     """
-    known = [name for recipe in RECIPES for name in recipe.names]
-    for what, names, all_names in (("format", formats, FORMATS), ("precision", precisions, known)):
-        if not names:
-            raise ConfigError(f"no export {what} is named", expected=nearest("", all_names))
+    known = tuple(dict.fromkeys(name for recipe in RECIPES for name in recipe.names))
+    short = tuple(dict.fromkeys(name for recipe in RECIPES for name in (recipe.precision, *recipe.names[2:])))
+    for what, names, all_names, told in (
+        ("format", formats, FORMATS, FORMATS),
+        ("precision", precisions, known, short),
+    ):
+        if isinstance(names, str) or not names:
+            got = repr(names) if names else None
+            raise ConfigError(f"no list of export {what}s is given", got=got, expected=nearest("", told))
         for name in names:
             if name not in all_names:
-                raise ConfigError(f"unknown export {what}", got=repr(name), expected=nearest(name, all_names))
+                raise ConfigError(f"unknown export {what}", got=repr(name), expected=nearest(name, told))
     found = [
         recipe for recipe in RECIPES if recipe.format in formats and any(name in precisions for name in recipe.names)
     ]
     for what, names in (("format", formats), ("precision", precisions)):
         for name in names:
             if not any(name in (recipe.format, *recipe.names) for recipe in found):
+                others = precisions if what == "format" else formats
+                there = [recipe for recipe in RECIPES if name in (recipe.format, *recipe.names)]
                 raise ConfigError(
-                    f"nothing of this {what} is to be exported",
-                    got=f"{name}, of {', '.join(formats)} at {', '.join(precisions)}",
-                    expected="; ".join(f"{recipe.format} {recipe.precision}" for recipe in RECIPES),
+                    f"there is no {name} of {', '.join(others)}",
+                    got=f"formats {', '.join(formats)}, precisions {', '.join(precisions)}",
+                    expected="one of " + ", ".join(f"{recipe.format} {recipe.precision}" for recipe in there),
                 )
     return found
+
+
+def missing(formats: Sequence[str], precisions: Sequence[str]) -> list[str]:
+    """The combinations that were named, such as ``onnx dynamic``, and that no recipe is for."""
+    return [
+        f"{format} {name}"
+        for format in dict.fromkeys(formats)
+        for name in dict.fromkeys(precisions)
+        if not any(recipe.format == format and name in recipe.names for recipe in RECIPES)
+    ]

@@ -49,6 +49,29 @@ class RetrievalTest:
                 expected=f"{len(self.protocol.gallery_ids)}, one for each gallery picture of the protocol",
             )
 
+    @classmethod
+    def of_arrays(
+        cls,
+        name: str,
+        queries: np.ndarray,
+        query_labels: np.ndarray,
+        gallery: np.ndarray,
+        gallery_labels: np.ndarray,
+    ) -> RetrievalTest:
+        """Queries in memory against a gallery of other pictures.
+
+        Args:
+            queries: ``uint8 [q, h, w, c]``, preprocessed.
+            gallery: ``float32 [n, dim]``, unit length: the gallery model's embeddings.
+            query_labels, gallery_labels: ``int [q]`` and ``[n]``; the same label is a match.
+
+        Raises:
+            RetrievalError: lengths that disagree, or nothing on a side.
+        """
+        ids = np.arange(len(queries) + len(gallery))
+        sides = ids[: len(queries)], ids[len(queries) :], np.asarray(query_labels), np.asarray(gallery_labels)
+        return cls(name, lambda numbers: queries[numbers], gallery, Protocol(*sides))
+
     def embed(self, embed: Embed) -> np.ndarray:
         """All queries, ``float32 [q, dim]``, read and embedded in blocks."""
         numbers = np.arange(len(self.protocol.query_ids))

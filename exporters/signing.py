@@ -20,6 +20,7 @@ from hetero.errors import ConfigError, MissingExtraError, SignatureError
 
 SUFFIX = ".sig"
 MAX_SIGNATURE_BYTES = 1 << 16  # a real one has some 2 kB
+_MAKE = "make one with openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
 _CURVES = "an elliptic-curve key on P-256, P-384 or P-521, PEM"
 
 
@@ -142,10 +143,14 @@ def _usable_key(key: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"cannot read the key {key}", got=error.strerror, fix="check the path") from error
+    except AttributeError as error:  # keys of another kind have no curve
+        raise ConfigError(
+            f"cannot use the key {key}", got="a key of another kind", expected=_CURVES, fix=_MAKE
+        ) from error
     except Exception as error:  # ValueError, TypeError, AttributeError and errors of cryptography's own
         raise ConfigError(
             f"cannot use the key {key}",
             got=ascii(str(error).splitlines()[0] if str(error) else type(error).__name__),
             expected=_CURVES,
-            fix="check key and password, or openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 makes one",
+            fix=f"check the password; or {_MAKE}",
         ) from error

@@ -15,7 +15,7 @@ from hetero.errors import ConfigError, ExportError
 from hetero.models.embed import colour_normalise
 from hetero.preprocess import PreprocessSpec
 from hetero.retrieval.verification import Threshold
-from hetero.space import EmbeddingSpace, weights_digest
+from hetero.space import EmbeddingSpace, define_space, weights_digest
 
 
 @contextmanager
@@ -30,8 +30,14 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def require_exportable(network: nn.Module, preprocess: PreprocessSpec, dim: int) -> None:
+def require_exportable(network: nn.Module, preprocess: PreprocessSpec, dim: int | None) -> int:
     """Run the network on two pictures and check what comes out, before the exporter fails deep inside.
+
+    Args:
+        dim: of its space; None: any.
+
+    Returns:
+        The embedding's dimension.
 
     Raises:
         ExportError: weights not float32 on the CPU, or an output that is not finite float32 ``[2, dim]``.
@@ -57,15 +63,17 @@ def require_exportable(network: nn.Module, preprocess: PreprocessSpec, dim: int)
                 fix="export with the PreprocessSpec that the network was trained with",
             ) from error
     is_tensor = isinstance(vectors, torch.Tensor)
-    if not is_tensor or vectors.shape != (2, dim) or vectors.dtype != torch.float32:
+    right = is_tensor and vectors.dim() == 2 and len(vectors) == 2 and dim in (None, vectors.shape[1])
+    if not right or vectors.dtype != torch.float32:
         raise ExportError(
-            "the network's output is no embedding of this space",
+            "the network's output is no embedding of this space" if dim else "the network's output is no embedding",
             got=f"{vectors.dtype} {list(vectors.shape)}" if is_tensor else type(vectors).__name__,
-            expected=f"torch.float32 {[2, dim]}",
-            fix="export with the space that the network was trained into",
+            expected=f"torch.float32 {[2, dim or 'dim']}",
+            fix="export with the space that the network was trained into" if dim else "return one vector a picture",
         )
     if not bool(torch.isfinite(vectors).all()):
         raise ExportError("the network returns NaN or infinity", fix="train again; these weights are damaged")
+    return int(vectors.shape[1])
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,11 @@ class Source:
     @property
     def weights_sha256(self) -> str:
         """The digest of the network's weights, docs/space-spec.md."""
-        return weights_digest({name: tensor.detach().numpy() for name, tensor in self.network.state_dict().items()})
+        return _digest(self.network)
+
+
+def _digest(network: nn.Module) -> str:
+    return weights_digest({name: tensor.detach().numpy() for name, tensor in network.state_dict().items()})
 
 
 def read_source(
@@ -89,17 +101,38 @@ def read_source(
 ) -> Source:
     """A checkpoint directory, or a network with its preprocessing and space.
 
+    A network without a space defines one of its own, with its weights.
+
     Raises:
-        ConfigError: a network without the two, or a checkpoint with them. CheckpointError: it cannot be read.
+        ConfigError: a network without preprocessing, or a checkpoint with one. CheckpointError: it cannot be read.
+        ExportError: as :func:`require_exportable`.
     """
     if isinstance(model, nn.Module):
-        if preprocess is None or space is None:
+        if not isinstance(preprocess, PreprocessSpec):
             raise ConfigError(
-                "a bare network does not say how its pictures are prepared and which space it embeds into",
-                expected="preprocess= and space=",
-                fix="pass both, or export a checkpoint, which has them",
+                "a bare network does not say how its pictures are prepared",
+                got=None if preprocess is None else f"preprocess= of type {type(preprocess).__name__}",
+                expected="preprocess=, a hetero.preprocess.PreprocessSpec",
+                fix="pass it, or export a checkpoint, which has one",
+            )
+        if space is None:
+            dim, fingerprint = require_exportable(model, preprocess, None), preprocess.fingerprint()
+            space = define_space(weights_sha256=_digest(model), preprocess_fingerprint=fingerprint, dim=dim)
+        if not isinstance(space, EmbeddingSpace):
+            raise ConfigError(
+                "this is no embedding space",
+                got=f"space= of type {type(space).__name__}",
+                expected="a hetero.space.EmbeddingSpace",
+                fix="pass the space of the gallery that the network searches, or leave it out to define one",
             )
         return Source(model, preprocess, space, None, ())
+    if not isinstance(model, str | Path):
+        raise ConfigError(
+            "there is nothing here to export",
+            got=type(model).__name__,
+            expected="a checkpoint's path or a torch.nn.Module",
+            fix="load a state_dict into its network and pass that",
+        )
     if preprocess is not None or space is not None:
         raise ConfigError(
             "a checkpoint has its own preprocess and space",

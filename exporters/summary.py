@@ -27,7 +27,9 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class FileRow:
-    """One file, or one that was left out: that has no ``path``, ``size_bytes``, ``num_ops`` and ``int8_layers``.
+    """One file, or one that was left out: that has no ``path``, ``size_bytes`` and ``num_ops``.
+
+    ``int8_layers`` are of recipes that ask for some.
 
     ``reason`` says which limits a file was allowed to break, or why it was left out. Numbers are of the ladder, against
     the torch model, and None where they were not measured.
@@ -76,7 +78,7 @@ def file_rows(manifest: Manifest) -> tuple[FileRow, ...]:
                 path=file.path,
                 size_bytes=file.size_bytes,
                 num_ops=sum(file.ops.values()),
-                int8_layers=f"{file.content.int8_layers} of {file.content.layers}",
+                int8_layers=f"{file.content.int8_layers} of {file.content.layers}" if "wi8" in file.recipe else None,
                 verdict="allowed" if broken else "passed",
                 reason="; ".join(broken),
                 ladder=file.ladder,

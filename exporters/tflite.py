@@ -284,7 +284,8 @@ def tensorflow() -> Any:
         MissingExtraError: it is not installed.
     """
     try:
-        import tensorflow
+        with quiet():  # it warns of missing GPUs
+            import tensorflow
     except ImportError as error:
         raise MissingExtraError("exporting to TFLite", "tensorflow", "tflite") from error
     return tensorflow

@@ -109,8 +109,6 @@ class _Reader:
             raise self.refuse("has a damaged table", f"a layout of {layout_bytes} bytes", "4 or more, by twos")
         self.require_inside(start, table_bytes)
         offsets = self.unpack(f"{layout_bytes // 2 - 2}H", layout + 4)
-        if max(offsets, default=0) >= max(table_bytes, 1):
-            raise self.refuse("has a damaged table", f"a field at byte {max(offsets)}", f"{table_bytes} bytes")
         return _Table(self, tuple(start + offset if offset else 0 for offset in offsets))
 
     def vector(self, place: int) -> tuple[int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -144,8 +146,17 @@ def _translate(node: Any, constants: dict[Any, Tensor]) -> tuple[Draft, tuple[in
         return translate(node, constants)
     except UnsupportedError as error:
         got, instead = error.args
+        line = _line(node)
+        got = f"{got} in {line}" if line else got
         where = f"module {_module(node)!r} ({_module_type(node)})" if _module(node) else "the network's own forward()"
         raise ExportError(f"{where} cannot be exported", got=got, fix=f"use {instead}") from None
+
+
+def _line(node: Any) -> str:
+    """The line of source that asked for this node, outside torch itself: ``net.py:12: x = x.expand(4)``."""
+    frames = re.findall(r'File "([^"]+)", line (\d+), in \w+\n\s+(.+)', node.meta.get("stack_trace") or "")
+    own = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame[0]]
+    return f"{Path(own[-1][0]).name}:{own[-1][1]}: {own[-1][2].strip()}" if own else ""
 
 
 def _module(node: Any) -> str:

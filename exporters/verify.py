@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from exporters.bundle import Bundle, open_bundle, require_space
-from exporters.ladder import exceeded
+from exporters.ladder import exceeded, limits_words
 from exporters.manifest import ModelFile
 from exporters.parity import compare
 from exporters.recipes import RUNTIMES
@@ -41,13 +41,15 @@ UNIT_LENGTH_TOLERANCE = 1e-5  # of a row's length: some float32 roundings over t
 class Check:
     """One thing that was measured again; ``detail`` has the numbers or the error.
 
-    ``file`` is the exported file that it is about, such as ``onnx fp32``; None: the whole bundle.
+    ``file`` is the exported file that it is about, such as ``onnx fp32``; None: the whole bundle. What could not be
+    measured here has not failed, and ``measured`` is False.
     """
 
     name: str
     passed: bool
     detail: str
     file: str | None = None
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,17 @@ class VerifyReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
+        """Whether no check failed."""
         return all(check.passed for check in self.checks)
+
+    def summary(self) -> str:
+        """``26 checks passed, 4 not measured here``, or which failed."""
+        failed = [" ".join(filter(None, (check.name, check.file))) for check in self.checks if not check.passed]
+        if failed:
+            return f"{len(failed)} of {len(self.checks)} checks failed: {', '.join(failed)}"
+        measured = sum(check.measured for check in self.checks)
+        rest = len(self.checks) - measured
+        return f"{measured} checks passed" + (f", {rest} not measured here" if rest else "")
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON data."""
@@ -141,7 +152,7 @@ def verify(
                 if not result.right:
                     continue
                 if not is_installed(result.name):
-                    checks.append(Check("runtime", True, "not measured: this runtime is not installed here", name))
+                    checks.append(Check("runtime", True, "this runtime is not installed here", name, measured=False))
                 elif file.format == "onnx":
                     checks.extend(_check_onnx(bundle, file, name, pixels, golden[file.path], threads))
                 else:
@@ -151,8 +162,9 @@ def verify(
                     checks.extend(_check_in_worker(bundle, file, name, pixels, golden[file.path], worker, threads))
     report = VerifyReport(path, bundle.space.id, tuple(checks))
     if report.passed and not any(check.name == "embeddings" for check in checks):
-        formats = sorted({file.format for file in bundle.manifest.files})
-        raise MissingExtraError("running any file of this bundle", package_of(RUNTIMES[formats[0]][0]), formats[0])
+        there = {file.format for file in bundle.manifest.files}
+        first = next(format for format in RUNTIMES if format in there)
+        raise MissingExtraError("running any file of this bundle", package_of(RUNTIMES[first][0]), first)
     return report
 
 
@@ -290,8 +302,11 @@ def _check_parity(file: ModelFile, torch_vectors: np.ndarray, golden: np.ndarray
         parity = compare(torch_vectors, golden)
     except ExportError as error:
         return Check("parity", False, str(error), name)
+    measured = parity.model_dump()
+    limits = {key: limit for key, limit in file.limits.items() if key in measured}
     detail = (
-        f"max_abs {parity.max_abs:.3g}, mean cosine {parity.mean_cosine:.7f} to the torch model; limits {file.limits}"
+        f"max_abs {parity.max_abs:.3g}, mean cosine {parity.mean_cosine:.7f} to the torch model"
+        f" ({limits_words(limits) or 'no limit'})"
     )
     return Check("parity", not exceeded(parity.model_dump(), file.limits), detail, name)
 

@@ -51,16 +51,19 @@ def export(
     """
     import exporters
     from exporters.latency import latency
-    from exporters.page import write_page
+    from exporters.page import require_page, write_page
     from exporters.recipes import chosen
     from exporters.summary import file_rows
 
+    exporting, out = exporters.export, out or Path(f"{checkpoint.name}.hetero")  # says so where there is no torch
+    if page is not None:
+        require_page(page, out)
     formats, precisions = format_ or ["onnx"], precision or ["fp32"]
     calibrated = any(recipe.calibrated for recipe in chosen(formats, precisions))
     proof = _proof(checkpoint, data, gallery_model, split, calibration if calibrated else 0, retrieval)
-    bundle = exporters.export(
+    bundle = exporting(
         checkpoint,
-        out or Path(f"{checkpoint.name}.hetero"),
+        out,
         golden_images=golden or None,
         formats=formats,
         precisions=precisions,
@@ -146,8 +149,9 @@ def verify(
         print_json(report.to_json())
     else:
         stdout().print(checks_table(bundle, report.checks))
+        stdout().print(report.summary(), markup=False, soft_wrap=True)
     if not report.passed:
-        raise CheckFailedError(f"{bundle} does not verify")
+        raise CheckFailedError(f"{bundle} does not verify: {report.summary()}")
 
 
 def sign(

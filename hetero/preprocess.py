@@ -130,6 +130,8 @@ class PreprocessSpec(BaseModel):
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels or not all(np.isfinite(values)):
                 raise ValueError(f"{name} needs one finite number a channel ({self.channels}), got {values}")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise ValueError(f"mean is of pixels / 255, so 0 to 1 a channel, got {self.mean}; divide by 255")
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0, got {self.std}")
         if not all(0 <= level <= 255 for level in self.background):

@@ -177,7 +177,9 @@ def test_index_takes_a_folder_of_loose_pictures_and_skips_bad_ones(trained, tmp_
 
 
 def test_verify_passes_a_whole_bundle_and_fails_a_damaged_one(bundle, gallery, tmp_path):
-    assert "FAILED" not in run("verify", bundle, "--gallery", gallery).stdout
+    text = run("verify", bundle, "--gallery", gallery).stdout
+    assert "FAILED" not in text
+    assert "checks passed" in text.splitlines()[-1]
     import shutil
 
     damaged = tmp_path / "damaged.hetero"
@@ -188,6 +190,7 @@ def test_verify_passes_a_whole_bundle_and_fails_a_damaged_one(bundle, gallery, t
     model.write_bytes(data)
     content = documents(run("verify", damaged, "--json", code=1))
     assert content["passed"] is False
+    assert "1 of 1 checks failed: integrity" in run("verify", damaged, code=1).stderr
     assert documents(run("verify", bundle, "--space", "hs1-" + "0" * 24, "--json", code=1))["passed"] is False
     run("verify", bundle, "--space", "hs1-" + "0" * 24, "--gallery", gallery, code=2)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +161,31 @@ def test_what_cannot_be_is_refused_at_once(trained, tmp_path):
     result = run("export", student, *out, *INT8, "--data", tmp_path / "noise.npz", code=2)
     assert "look like noise" in result.stderr
     assert not (tmp_path / "s.hetero").exists()
+
+
+def test_a_page_that_could_not_be_written_is_refused_before_the_work(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("exporters.pipeline.export", lambda *_, **__: pytest.fail("exported before checking"))
+    arguments = ["export", trained / "students" / "small", "--out", tmp_path / "s.hetero", "--page"]
+    assert "a directory" in run(*arguments, tmp_path, code=2).stderr
+    assert "cannot lie in the bundle" in run(*arguments, tmp_path / "s.hetero" / "page.html", code=2).stderr
+    monkeypatch.setattr("exporters.page.find_spec", lambda name: None)
+    assert "hetero[report]" in run(*arguments, tmp_path / "page.html", code=2).stderr
+
+
+def test_without_torch_the_extra_is_named(trained, tmp_path):
+    """In a process that finds no torch."""
+    code = f"""
+import importlib.abc, sys
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+from hetero.cli import main
+sys.argv = ["hetero", "export", {str(trained / "students" / "small")!r}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "exporting needs the package 'torch'" in " ".join(done.stderr.split())

@@ -70,6 +70,11 @@ def attribute_sparse(model: ModelProto) -> None:
     attribute.sparse_tensor.dims.append(HUGE)
 
 
+def attribute_tensors(model: ModelProto) -> None:
+    attribute = model.graph.node[0].attribute.add(name="more", type=AttributeProto.TENSORS)
+    external(attribute.tensors.add(data_type=TensorProto.FLOAT, dims=[1]))
+
+
 def typed(model: ModelProto, numbers: list[float]) -> None:
     del model.graph.initializer[3].float_data[:]
     model.graph.initializer[3].float_data.extend(numbers)
@@ -78,6 +83,11 @@ def typed(model: ModelProto, numbers: list[float]) -> None:
 ATTACKS: dict[str, tuple[Callable[[ModelProto], object], str]] = {
     "external": (lambda m: external(m.graph.initializer[0]), "tensors in other files"),
     "external in an attribute": (lambda m: external(m.graph.node[0].attribute[0].t), "tensors in other files"),
+    "external by its list alone": (
+        lambda m: m.graph.initializer[0].external_data.add(key="location", value="weights.bin"),
+        "tensors in other files",
+    ),
+    "external in a list of tensors": (attribute_tensors, "tensors in other files"),
     "external by its place alone": (
         lambda m: setattr(m.graph.initializer[0], "data_location", TensorProto.EXTERNAL),
         "tensors in other files",
@@ -137,6 +147,45 @@ def test_what_readers_would_merge_is_refused() -> None:
     model.graph.node[0].attribute.append(attribute)
     with pytest.raises(BundleError, match="another length than its shape"):
         read(model.SerializeToString())
+
+
+def message(number: int, content: bytes) -> bytes:
+    """A field of a message whose bytes are a message, too; less than 128 of them."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def with_attribute(attribute: bytes) -> bytes:
+    """The model with one attribute more, byte for byte this."""
+    model = make_model()
+    raw = model.graph.node[0].SerializeToString() + message(5, attribute)
+    rest = [node.SerializeToString() for node in model.graph.node[1:]]
+    del model.graph.node[:]
+    graph = model.graph.SerializeToString() + b"".join(message(1, node) for node in (raw, *rest))
+    model.ClearField("graph")
+    return model.SerializeToString() + b"\x3a" + bytes([len(graph) & 0x7F | 0x80, len(graph) >> 7]) + graph
+
+
+def test_of_two_tensors_in_one_attribute_none_is_read() -> None:
+    """A reader would merge them: the type and numbers of the one, the shape of both."""
+    tensor = TensorProto(dims=[6], data_type=TensorProto.FLOAT, raw_data=bytes(24)).SerializeToString()
+    twice = message(5, tensor) + message(5, TensorProto(dims=[0], data_type=TensorProto.FLOAT).SerializeToString())
+    assert list(AttributeProto.FromString(twice).t.dims) == [6, 0]
+    with pytest.raises(BundleError, match="says a thing twice"):
+        read(with_attribute(twice))
+
+
+def test_a_tensor_of_two_types_is_refused() -> None:
+    tensor = TensorProto(dims=[6], data_type=TensorProto.INT8, raw_data=bytes(6)).SerializeToString()
+    tensor += TensorProto(data_type=TensorProto.FLOAT).SerializeToString()  # a reader takes the last
+    with pytest.raises(BundleError, match="no export has"):
+        read(with_attribute(message(5, tensor)))
+
+
+def test_fields_that_nobody_knows_are_skipped_whatever_their_type() -> None:
+    unknown = bytes([15 << 3 | 1]) + bytes(8) + bytes([15 << 3 | 5]) + bytes(4) + bytes([15 << 3, 0x80, 0x01])
+    assert read(unknown + DATA) == read(DATA)
+    with pytest.raises(BundleError, match="a number without an end"):
+        read(bytes([15 << 3, *[0x80] * 10, 0x01]) + DATA)
 
 
 def test_a_file_cut_off_anywhere_is_refused_or_the_rest_is_a_whole_file() -> None:

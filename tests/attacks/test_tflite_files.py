@@ -131,6 +131,7 @@ ATTACKS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     ),
     "buffer behind the tables": (lambda s, m: setattr(m.buffers[1], "offset", 64), "behind its tables"),
     "tensor without a buffer": (lambda s, m: setattr(m.subgraphs[0].tensors[1], "buffer", 3), "without a buffer"),
+    "input before all tensors": (lambda s, m: setattr(m.subgraphs[0].operators[0], "inputs", [-2]), "does not have"),
     "input that is no tensor": (lambda s, m: setattr(m.subgraphs[0], "inputs", [3]), "does not have"),
     "two inputs": (lambda s, m: setattr(m.subgraphs[0], "inputs", [0, 0]), "other inputs and outputs"),
     "no output": (lambda s, m: setattr(m.subgraphs[0], "outputs", []), "other inputs and outputs"),
@@ -155,6 +156,11 @@ def test_a_file_cut_off_anywhere_is_refused(data: bytes) -> None:
     for length in range(len(data)):
         with pytest.raises(BundleError, match=r"some\.tflite "):
             read(data[:length])
+
+
+def test_another_mark_is_no_tflite_file(data: bytes) -> None:
+    with pytest.raises(BundleError, match="no TFLite file"):
+        read(data[:4] + b"TFL4" + data[8:])
 
 
 @pytest.mark.parametrize("content", [b"", b"1234TFL3", b"\x00" * 64, b"\xff\xff\xff\x7fTFL3" + bytes(64)])

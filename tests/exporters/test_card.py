@@ -36,7 +36,7 @@ def test_the_card_has_every_file_with_its_numbers(measured: Bundle, card: str) -
         assert cells == [
             f"`{file.path}`",
             f"{file.size_bytes:,}",
-            f"{file.content.int8_layers} of {file.content.layers}",
+            f"{file.content.int8_layers} of {file.content.layers}" if file.precision == "int8" else "–",
             f"{file.measured('max_abs'):.1e}",
             f"{file.measured('min_cosine'):.5f}",
             difference_words(delta),  # type: ignore[arg-type]

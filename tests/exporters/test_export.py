@@ -32,11 +32,11 @@ from hetero.models.embed import embed
 from hetero.models.network import build_network
 from hetero.preprocess import PreprocessSpec, load_image
 from hetero.retrieval.verification import Rate, Threshold
-from hetero.space import EmbeddingSpace, define_space
+from hetero.space import EmbeddingSpace, define_space, weights_digest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from measured import measured_bundle
-from networks import DIM, SPEC, mixed
+from networks import DIM, SPEC, mixed, wide
 
 SPACE = define_space(weights_sha256="a" * 64, preprocess_fingerprint=SPEC.fingerprint(), dim=DIM)
 
@@ -206,16 +206,17 @@ def test_export_raises_when_golden_images_cannot_be_used(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preprocess": SPEC}, "bare network"),
-        ({"space": SPACE}, "bare network"),
+        ({"space": SPACE}, "does not say how its pictures are prepared"),
+        ({"preprocess": SPEC, "space": SPACE, "formats": "onnx"}, "no list of export formats is given; got 'onnx'"),
         ({"preprocess": SPEC, "space": SPACE, "formats": ("onxn",)}, "nearest: onnx"),
-        ({"preprocess": SPEC, "space": SPACE, "formats": ()}, "no export format"),
-        ({"preprocess": SPEC, "space": SPACE, "licence": ""}, "licence is empty"),
+        ({"preprocess": SPEC, "space": SPACE, "formats": ()}, "no list of export formats"),
+        ({"preprocess": SPEC, "space": SPACE, "licence": ""}, "licence is no SPDX expression"),
+        ({"preprocess": SPEC, "space": SPACE, "licence": "MY OWN"}, "licence is no SPDX expression; got 'MY OWN'"),
         ({"preprocess": SPEC, "space": SPACE, "precisions": ("fp23",)}, "unknown export precision.*nearest: fp"),
-        ({"preprocess": SPEC, "space": SPACE, "precisions": ()}, "no export precision"),
+        ({"preprocess": SPEC, "space": SPACE, "precisions": ()}, "no list of export precisions"),
         (
             {"preprocess": SPEC, "space": SPACE, "precisions": ("dynamic",)},
-            "nothing of this format is to be exported",
+            "there is no onnx of dynamic; .*expected one of onnx fp32, onnx fp16, onnx int8",
         ),
     ],
 )
@@ -226,6 +227,67 @@ def test_export_raises_when_an_option_cannot_be_used(
         export(network, tmp_path / "a.hetero", **options)
     with pytest.raises(ConfigError, match="suffix"):
         export(network, tmp_path / "a.onnx", preprocess=SPEC, space=SPACE)
+
+
+def test_a_network_without_a_space_defines_one_of_its_own(network: nn.Module, tmp_path: Path) -> None:
+    bundle = export(network, tmp_path / "a.hetero", preprocess=SPEC, licence="(MIT OR Apache-2.0) AND LicenseRef-x")
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    expected = define_space(weights_sha256=weights_digest(weights), preprocess_fingerprint=SPEC.fingerprint(), dim=DIM)
+    assert bundle.space == expected
+    with pytest.raises(ExportError, match=r"no embedding; got torch\.float32"):
+        export(nn.Identity(), tmp_path / "b.hetero", preprocess=SPEC)
+
+
+def test_what_cannot_work_is_refused_before_any_work(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporters.pipeline.trace", lambda *_: pytest.fail("worked before checking"))
+    options: dict[str, Any] = {"preprocess": SPEC, "space": SPACE, "formats": ("onnx", "tflite")}
+    with pytest.raises(ConfigError, match="onnx int8 needs calibration pictures"):
+        export(network, tmp_path / "a.hetero", precisions=("fp32", "int8"), **options)
+    for missing, extra in (("tensorflow", "tflite"), ("onnxscript", "onnx")):
+        monkeypatch.setattr("exporters.convert.find_spec", lambda name, missing=missing: name != missing or None)
+        with pytest.raises(MissingExtraError, match=rf"{missing}.*hetero\[{extra}\]"):
+            export(network, tmp_path / "a.hetero", **options)
+
+
+def test_combinations_that_do_not_exist_are_named(tmp_path: Path) -> None:
+    said: list[str] = []
+    options: dict[str, Any] = {"preprocess": SPEC, "space": SPACE, "say": said.append}
+    network = wide()
+    export(network, tmp_path / "a.hetero", precisions=("fp32",), **options)
+    assert not any("not made" in line for line in said)
+    export(network, tmp_path / "a.hetero", precisions=("fp32", "dynamic"), formats=("onnx", "tflite"), **options)
+    assert "not made, for there is none: onnx dynamic" in said
+    assert "tflite dynamic (3 of 3): converting" in said
+
+
+def test_arguments_of_another_type_are_one_clear_error(tmp_path: Path) -> None:
+    """In a process without the type checks that these tests run under."""
+    code = """
+import sys, torch
+from exporters import export
+from hetero.errors import ConfigError
+from hetero.preprocess import PreprocessSpec
+spec, network = PreprocessSpec(height=8, width=8), torch.nn.Flatten()
+for model, options in (
+    (network.state_dict(), {"preprocess": spec}),
+    (network, {"preprocess": "squash"}),
+    (network, {"preprocess": spec, "space": "hs1-x"}),
+    (network, {"preprocess": spec, "calibration": torch.zeros(40, 2)}),
+):
+    try:
+        export(model, sys.argv[1], **options)
+    except ConfigError as error:
+        print(error)
+"""
+    out = tmp_path / "a.hetero"
+    done = subprocess.run([sys.executable, "-c", code, out], capture_output=True, text=True, timeout=120, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    for line, part in zip(lines, ("got OrderedDict", "of type str", "of type str", "got Tensor"), strict=True):
+        assert part in line
+        assert "expected" in line
 
 
 def test_export_raises_when_the_graph_has_a_wrong_mean_and_keeps_the_older_bundle(

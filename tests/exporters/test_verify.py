@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from exporters.runtimes import open_model
 from exporters.trace import trace
 from exporters.verify import file_golden, golden_arrays
 from exporters.workers import RuntimeWorker
-from hetero.errors import BundleError, ConfigError, ImageError
+from hetero.errors import BundleError, ConfigError, ImageError, MissingExtraError
 from hetero.preprocess import PreprocessSpec, load_image
 from hetero.space import define_space
 
@@ -86,9 +87,33 @@ def test_verify_passes_a_fresh_bundle_and_says_what_it_did(path: Path) -> None:
     assert content["passed"] is True
     assert content["path"] == str(path)
     detail = report.checks[0].detail
-    assert content["checks"][0] == {"name": "integrity", "passed": True, "detail": detail, "file": None}
+    assert content["checks"][0] == {
+        "name": "integrity",
+        "passed": True,
+        "detail": detail,
+        "file": None,
+        "measured": True,
+    }
     assert "11 files" in detail
     assert [check.file for check in report.checks[3:]] == ["onnx fp32", *["onnx fp32, onnxruntime"] * 4]
+
+
+def test_what_is_not_installed_is_said_to_be_not_measured(measured: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = verify(measured.path)
+    assert whole.summary() == f"{len(whole.checks)} checks passed"
+    monkeypatch.setattr(sys.modules["exporters.verify"], "is_installed", lambda name: name == "onnxruntime")
+    report = verify(measured.path)
+    skipped = [check for check in report.checks if not check.measured]
+    claimed = [result for file in measured.manifest.files if file.format == "tflite" for result in file.runtimes]
+    assert len(skipped) == sum(result.right for result in claimed)
+    assert all(check.name == "runtime" and check.file and check.file.startswith("tflite") for check in skipped)
+    assert report.passed
+    passed = len(report.checks) - len(skipped)
+    assert report.summary() == f"{passed} checks passed, {len(skipped)} not measured here"
+    assert report.to_json()["checks"][-1]["measured"] is False
+    monkeypatch.setattr(sys.modules["exporters.verify"], "is_installed", lambda name: False)
+    with pytest.raises(MissingExtraError, match=r"onnxruntime.*hetero\[onnx\]"):
+        verify(measured.path)
 
 
 def test_verify_reports_a_flipped_byte_and_stops_there(path: Path) -> None:
