@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from exporters.calibration import Calibration
 from exporters.content import content_of_coreml, content_of_onnx, content_of_tflite, require_content
 from exporters.graph import Graph
+from exporters.litert import LitertFiles
 from exporters.manifest import Content, FileInput, FileOutput
 from exporters.quantize import PALETTE, REDUCED, STATIC, WEIGHTS, Scheme
 from exporters.recipes import Recipe
@@ -39,9 +40,10 @@ def scheme_of(recipe: Recipe) -> Scheme | None:
 
 
 class Converter:
-    """Makes the files of one recipe from one graph.
+    """Makes the files of one recipe from one network.
 
     Args:
+        network: the traced graph, or what litert-torch has made of a network that has none.
         metadata: strings kept in the files.
         calibration: for recipes that are calibrated.
 
@@ -50,7 +52,9 @@ class Converter:
         ExportError: the graph cannot be converted. MissingExtraError: a converter is not installed.
     """
 
-    def __init__(self, recipe: Recipe, graph: Graph, metadata: Metadata, calibration: Calibration | None) -> None:
+    def __init__(
+        self, recipe: Recipe, network: Graph | LitertFiles, metadata: Metadata, calibration: Calibration | None
+    ) -> None:
         if recipe.calibrated and calibration is None:
             raise ConfigError(
                 f"{recipe.format} {recipe.precision} needs calibration pictures",
@@ -59,7 +63,10 @@ class Converter:
                 fix="pass calibration=, or --data on the command line; random pictures scale activations wrongly",
             )
         self.recipe, self.scheme = recipe, scheme_of(recipe)
-        self._convert = _convert(recipe, graph, metadata, calibration)
+        if isinstance(network, LitertFiles):
+            self._convert: Convert = lambda _: network.to_tflite(recipe.precision, metadata)
+        else:
+            self._convert = _convert(recipe, network, metadata, calibration)
 
     def convert(self, keep_float: Collection[str] = ()) -> Converted:
         """The file, with these operations in float.
