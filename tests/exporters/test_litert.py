@@ -104,7 +104,7 @@ def assert_fails(python: object, tmp_path: Path, temporary: Path, error: type[He
         convert(python, tmp_path / "a.hetero")
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-    assert list(temporary.iterdir()) == []
+    assert list(temporary.glob("hetero-*")) == []  # torch may have put a cache there
 
 
 def test_a_python_that_cannot_be_started_is_an_error(tmp_path: Path, temporary: Path) -> None:
