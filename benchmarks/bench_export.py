@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -79,6 +81,7 @@ def run() -> list[dict[str, object]]:
             }
         )
     results += _latency(network, data, pixels)
+    results += _litert_latency(network, data, pixels)
     results.append(_verification(network))
     return results
 
@@ -249,21 +252,57 @@ def _latency(network: nn.Module, data: dict[str, bytes], pixels: np.ndarray) -> 
             verbose=False,
         )
     assert program is not None
-    with RuntimeWorker("onnxruntime") as ours, RuntimeWorker("onnxruntime") as peer:
-        ours.open(data["onnx fp32"])
-        peer.open(bytes(program.model_proto.SerializeToString()))
-        np.testing.assert_allclose(ours.run(pixels[:2]), peer.run(pixels[:2]), atol=1e-5)
-        pairs = [(statistics.median(ours.time_ms(RUNS)), statistics.median(peer.time_ms(RUNS))) for _ in range(ROUNDS)]
-    ratio = statistics.median(mine / theirs for mine, theirs in pairs)
-    return [
-        {
-            "name": "latency of onnx fp32",
-            "ratio": ratio,
-            "against": f"torch.onnx.export of the unfolded network, {statistics.median(p for _, p in pairs):.1f} ms",
-            "goal": GOAL_LATENCY,
-            "better": "lower",
-        }
-    ]
+    peer = bytes(program.model_proto.SerializeToString())
+    ratio, peer_ms = _interleaved("onnxruntime", data["onnx fp32"], peer, pixels, max_abs=1e-5)
+    return [_latency_row("onnx fp32", ratio, f"torch.onnx.export of the unfolded network, {peer_ms:.1f} ms")]
+
+
+def _interleaved(
+    runtime: str, ours: bytes, theirs: bytes, pixels: np.ndarray, *, max_abs: float
+) -> tuple[float, float]:
+    """Median ratio of our file's milliseconds a picture to the peer's, and the peer's; both must embed alike."""
+    with RuntimeWorker(runtime) as mine, RuntimeWorker(runtime) as peer:
+        mine.open(ours)
+        peer.open(theirs)
+        np.testing.assert_allclose(mine.run(pixels[:2]), peer.run(pixels[:2]), atol=max_abs)
+        pairs = [(statistics.median(mine.time_ms(RUNS)), statistics.median(peer.time_ms(RUNS))) for _ in range(ROUNDS)]
+    return statistics.median(a / b for a, b in pairs), statistics.median(b for _, b in pairs)
+
+
+def _latency_row(name: str, ratio: float, against: str) -> dict[str, object]:
+    return {"name": f"latency of {name}", "ratio": ratio, "against": against, "goal": GOAL_LATENCY, "better": "lower"}
+
+
+_LITERT_TORCH = """
+import sys, torch, litert_torch
+from ai_edge_quantizer import quantizer, recipe
+program = torch.export.load(sys.argv[1])
+litert_torch.convert(program.module(), program.example_inputs[0]).export(sys.argv[2])
+quantised = quantizer.Quantizer(sys.argv[2], recipe.dynamic_wi8_afp32()).quantize().quantized_model
+open(sys.argv[3], "wb").write(bytes(quantised))
+"""
+
+
+def _litert_latency(network: nn.Module, data: dict[str, bytes], pixels: np.ndarray) -> list[dict[str, object]]:
+    """Milliseconds a picture of our TFLite files against litert-torch's own of the same network, interleaved."""
+    python = os.environ.get("HETERO_LITERT_TORCH")
+    if python is None:
+        print("latency against litert-torch: left out, HETERO_LITERT_TORCH names no Python that has it")
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        archive, fp32, dynamic = (Path(folder) / name for name in ("network.pt2", "fp32.tflite", "dynamic.tflite"))
+        with quiet(), torch.no_grad():
+            program = torch.export.export(_Whole(network).eval(), (torch.zeros(1, SIDE, SIDE, 3),))
+            torch.export.save(program, archive)
+        command = [python, "-I", "-c", _LITERT_TORCH, *map(str, (archive, fp32, dynamic))]
+        subprocess.run(command, check=True, capture_output=True, timeout=600)
+        peers = {"fp32": (fp32.read_bytes(), 1e-5), "dynamic": (dynamic.read_bytes(), 0.1)}
+    rows = []
+    for precision, (peer, max_abs) in peers.items():
+        ratio, peer_ms = _interleaved("ai-edge-litert", data[f"tflite {precision}"], peer, pixels, max_abs=max_abs)
+        against = f"litert-torch of the unfolded network ({precision}), {peer_ms:.1f} ms"
+        rows.append(_latency_row(f"tflite {precision}", ratio, against))
+    return rows
 
 
 def _verification(network: nn.Module) -> dict[str, object]:

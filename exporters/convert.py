@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from exporters.calibration import Calibration
 from exporters.content import content_of_coreml, content_of_onnx, content_of_tflite, require_content
 from exporters.graph import Graph
+from exporters.litert import LitertFiles
 from exporters.manifest import Content, FileInput, FileOutput
 from exporters.quantize import PALETTE, REDUCED, STATIC, WEIGHTS, Scheme
 from exporters.recipes import Recipe
@@ -71,9 +72,10 @@ def require_calibration(recipe: Recipe, calibration: Calibration | None) -> None
 
 
 class Converter:
-    """Makes the files of one recipe from one graph.
+    """Makes the files of one recipe from one network.
 
     Args:
+        network: the traced graph, or what litert-torch has made of a network that has none.
         metadata: strings kept in the files.
         calibration: for recipes that are calibrated.
 
@@ -82,10 +84,15 @@ class Converter:
         ExportError: the graph cannot be converted. MissingExtraError: a converter is not installed.
     """
 
-    def __init__(self, recipe: Recipe, graph: Graph, metadata: Metadata, calibration: Calibration | None) -> None:
+    def __init__(
+        self, recipe: Recipe, network: Graph | LitertFiles, metadata: Metadata, calibration: Calibration | None
+    ) -> None:
         require_calibration(recipe, calibration)
         self.recipe, self.scheme = recipe, scheme_of(recipe)
-        self._convert = _convert(recipe, graph, metadata, calibration)
+        if isinstance(network, LitertFiles):
+            self._convert: Convert = lambda _: network.to_tflite(recipe.precision, metadata)
+        else:
+            self._convert = _convert(recipe, network, metadata, calibration)
 
     def convert(self, keep_float: Collection[str] = ()) -> Converted:
         """The file, with these operations in float.

@@ -14,6 +14,7 @@ from exporters.finetune import FineTuning, finetuned
 from exporters.graph import Graph
 from exporters.ladder import Measured, Probes, Runner, measure
 from exporters.layers import layer_errors
+from exporters.litert import LitertFiles
 from exporters.manifest import InputSpec, LayerError, OutputSpec
 from exporters.mixed import fewest_float
 from exporters.parity import probe_pixels, reference_embeddings
@@ -45,7 +46,7 @@ class FileMaker:
     def __init__(
         self,
         source: Source,
-        graph: Graph,
+        network: Graph | LitertFiles,
         golden: np.ndarray,
         calibration: Calibration | None,
         judge: Judge | None,
@@ -54,7 +55,7 @@ class FileMaker:
         finetuning: FineTuning | None,
         say: Callable[[str], object],
     ) -> None:
-        self.source, self.graph, self.calibration = source, graph, calibration
+        self.source, self.network, self.calibration = source, network, calibration
         self.judge, self.workers, self.allow = judge, workers, allow
         self.finetuning, self.say = finetuning, say
         self.metadata = {SPACE_KEY: source.space.id, PREPROCESS_KEY: source.preprocess.fingerprint()}
@@ -76,25 +77,26 @@ class FileMaker:
 
     def make(self, recipe: Recipe) -> Made:
         """The file of a recipe: as it is, else with layers in float, else from a fine-tuned student."""
-        converter = Converter(recipe, self.graph, self.metadata, self.calibration)
+        converter = Converter(recipe, self.network, self.metadata, self.calibration)
         converted, measured = self._attempt(recipe, converter)
+        if isinstance(self.network, LitertFiles):  # made elsewhere, of layers that are not known here
+            return Made(converted, measured, (), self._cause(recipe, converted, measured), False)
+        graph = self.network
         if not recipe.calibrated or self.calibration is None:
-            layers = () if measured.passed else self._layers(self.graph, converter)
+            layers = () if measured.passed else self._layers(graph, converter)
             return Made(converted, measured, layers, self._cause(recipe, converted, measured), False)
-        layers = self._layers(self.graph, converter)
+        layers = self._layers(graph, converter)
         if measured.passed:
             return Made(converted, measured, layers, "", False)
         if self.queries is not None:
-            unlike = unlike_calibration(self.graph, self.calibration.pixels, self.queries)
+            unlike = unlike_calibration(graph, self.calibration.pixels, self.queries)
             if unlike is not None:  # nothing below would mend that
                 return Made(converted, measured, layers, unlike, False)
         converted, measured = self._mixed(recipe, converter, layers, (converted, measured))
         if measured.passed or self.finetuning is None:
             return Made(converted, measured, layers, self._cause(recipe, converted, measured), False)
         self.say(f"{recipe.format} {recipe.precision}: {measured.reason()}; fine-tuning")
-        graph = finetuned(
-            self.graph, converter.scheme or STATIC, self.calibration.pixels, self.finetuning, say=self.say
-        )
+        graph = finetuned(graph, converter.scheme or STATIC, self.calibration.pixels, self.finetuning, say=self.say)
         converter = Converter(recipe, graph, self.metadata, self.calibration)
         layers = self._layers(graph, converter)
         converted, measured = self._mixed(recipe, converter, layers, self._attempt(recipe, converter))

@@ -19,6 +19,8 @@ from exporters.convert import require_calibration, require_converters
 from exporters.finetune import FineTuning
 from exporters.fold import fold
 from exporters.golden import make_golden, npy_bytes
+from exporters.graph import Graph
+from exporters.litert import LitertFiles, litert_files, require_litert_makes
 from exporters.maker import FileMaker, Made
 from exporters.manifest import (
     RUNGS,
@@ -71,6 +73,7 @@ def export(
     finetuning: FineTuning | None = None,
     allow: Sequence[str] = (),
     leave_out: bool = False,
+    litert_torch: str | Path | None = None,
     licence: str = "NOASSERTION",
     say: Callable[[str], object] = lambda line: None,
 ) -> Bundle:
@@ -96,6 +99,8 @@ def export(
             mixed precision cannot save.
         allow: rungs of the ladder that files may fail; the manifest says where they did.
         leave_out: a file that fails is left out of the bundle and recorded with its numbers, instead of an error.
+        litert_torch: path of a Python interpreter whose environment has litert-torch, which then makes the files
+            (TFLite only, not int8): for networks with operations that :data:`exporters.graph.OPERATIONS` lacks.
         licence: SPDX expression for the weights; ``NOASSERTION`` says that nothing was stated.
         say: called with a line of progress for each file.
 
@@ -117,6 +122,8 @@ def export(
         if name not in RUNGS:
             raise ConfigError("unknown rung of the ladder", got=repr(name), expected=nearest(name, RUNGS))
     recipes = chosen(formats, precisions)
+    if litert_torch is not None:
+        require_litert_makes(recipes)
     used = tuple(dict.fromkeys(recipe.format for recipe in recipes))
     require_converters(used)
     source = read_source(model, preprocess, space)
@@ -125,7 +132,12 @@ def export(
     for recipe in recipes:
         require_calibration(recipe, calibrated)
     require_exportable(source.network, spec, source.space.dim)
-    graph = fold(trace(source.network, spec))
+    network: Graph | LitertFiles
+    if litert_torch is None:
+        network = fold(trace(source.network, spec))
+    else:
+        say("litert-torch: converting")
+        network = litert_files(litert_torch, source.network, spec, [recipe.precision for recipe in recipes])
     golden_source = "given by the caller"
     if golden_images is None and calibrated is not None:
         golden_images = calibrated.held_back[:GOLDEN_PICTURES]
@@ -142,7 +154,7 @@ def export(
     files: list[ModelFile] = []
     blocked: list[Blocked] = []
     with start(used) as workers:
-        maker = FileMaker(source, graph, golden_pixels, calibrated, judge, workers, frozenset(allow), finetuning, say)
+        maker = FileMaker(source, network, golden_pixels, calibrated, judge, workers, frozenset(allow), finetuning, say)
         for number, recipe in enumerate(recipes, 1):
             say(f"{recipe.format} {recipe.precision} ({number} of {len(recipes)}): converting")
             made = maker.make(recipe)
@@ -175,7 +187,7 @@ def export(
         blocked=tuple(blocked),
         documents=(),
         provenance=Provenance(
-            created_by="exporters.export", hetero_version=hetero.__version__, tools=_tools(used, list(files))
+            created_by="exporters.export", hetero_version=hetero.__version__, tools=_tools(used, network, files)
         ),
     )
     card = model_card(manifest).encode("utf-8")  # of the manifest without it: a card cannot hold its own hash
@@ -238,9 +250,10 @@ def _retrieval(judge: Judge) -> RetrievalRecord:
     )
 
 
-def _tools(formats: Sequence[str], files: Sequence[ModelFile]) -> tuple[Tool, ...]:
+def _tools(formats: Sequence[str], network: Graph | LitertFiles, files: Sequence[ModelFile]) -> tuple[Tool, ...]:
     """Name and version of what made and what ran the files."""
     names = [name for format in formats for name in _TOOLS[format]]
     found = {"python": platform.python_version(), **{name: import_module(name).__version__ for name in names}}
+    found |= network.tools if isinstance(network, LitertFiles) else {}
     found |= {result.name: result.version for file in files for result in file.runtimes}
     return tuple(Tool(name=name, version=str(number)) for name, number in found.items())

@@ -43,7 +43,7 @@ def to_tflite(graph: Graph, precision: str, metadata: dict[str, str]) -> tuple[b
             converter.target_spec.supported_types = [tf.float16]
         return bytes(converter.convert())
 
-    return annotated(attempt(convert), graph, metadata)
+    return annotated(attempt(convert), graph.shape, metadata)
 
 
 def attempt(do: Callable[[], T]) -> T:
@@ -62,14 +62,18 @@ def attempt(do: Callable[[], T]) -> T:
             raise ExportError("TensorFlow cannot convert this network", got=lines[0] if lines else None) from error
 
 
-def annotated(data: bytes, graph: Graph, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The file with these strings and, if it takes colours as float32, TFLite's own metadata; each operator's count."""
+def annotated(data: bytes, shape: tuple[int, int, int], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+    """The file with these strings and, if it takes colours as float32, TFLite's own metadata; each operator's count.
+
+    Args:
+        shape: the picture's, ``(channels, height, width)``.
+    """
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
     model = parsed(data)
     contents = {name: value.encode() for name, value in metadata.items()}
-    channels, height, width = graph.shape
+    channels, height, width = shape
     source = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
     if channels == 3 and source.type == schema.TensorType.FLOAT32:
         # The graph normalises colours itself, so that bytes come as they are.

@@ -26,7 +26,7 @@ class TfliteQuantiser:
 
     def __init__(self, graph: Graph, calibration: np.ndarray, metadata: dict[str, str], *, integer_io: bool) -> None:
         self._tf = tensorflow()
-        self._graph, self._metadata, self._integer_io = graph, metadata, integer_io
+        self._shape, self._metadata, self._integer_io = graph.shape, metadata, integer_io
 
         def pictures() -> Iterator[list[np.ndarray]]:
             for picture in calibration:
@@ -53,7 +53,7 @@ class TfliteQuantiser:
             ExportError: TensorFlow cannot convert it.
         """
         tensors = self._results_of(keep_float) if keep_float else []
-        return annotated(attempt(lambda: self._quantised(tensors)), self._graph, self._metadata)
+        return annotated(attempt(lambda: self._quantised(tensors)), self._shape, self._metadata)
 
     def _results_of(self, names: Collection[str]) -> list[str]:
         """The tensors that operations of these names give in the int8 file; one may stand for several operations."""

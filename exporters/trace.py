@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,7 @@ def trace(network: nn.Module, preprocess: PreprocessSpec) -> Graph:
     """
     size = (preprocess.channels, preprocess.height, preprocess.width)
     nodes, constants, result = _capture(network, size)
-    mean = torch.tensor(preprocess.mean, dtype=torch.float64)
-    std = torch.tensor(preprocess.std, dtype=torch.float64)
-    weights = {"scale": (1 / (255 * std)).float(), "shift": (-mean / std).float()}
-    operations = [Operation("colour", "affine", (IMAGE,), {}, weights, "", size)]
+    operations = [Operation("colour", "affine", (IMAGE,), {}, colour_weights(preprocess), "", size)]
     names: dict[Any, str] = {}  # of a node's result
     for node in nodes:
         if node.op == "placeholder":
@@ -76,6 +75,13 @@ def trace(network: nn.Module, preprocess: PreprocessSpec) -> Graph:
     return Graph(size, _used(operations))
 
 
+def colour_weights(preprocess: PreprocessSpec) -> dict[str, Tensor]:
+    """``scale`` and ``shift``, float32 ``[c]``, that normalise the colours of a picture in 0..255."""
+    mean = torch.tensor(preprocess.mean, dtype=torch.float64)
+    std = torch.tensor(preprocess.std, dtype=torch.float64)
+    return {"scale": (1 / (255 * std)).float(), "shift": (-mean / std).float()}
+
+
 def _name(node: Any, kind: str, operations: list[Operation]) -> str:
     """After the module and what it does; numbered where a module does it again."""
     base = re.sub(r"\W", "_", f"{_module(node)}_{kind}".lstrip("_"))
@@ -98,13 +104,27 @@ def _capture(network: nn.Module, size: tuple[int, int, int]) -> tuple[list[Any],
     """The nodes of the network's functional ATen graph, the tensors that some stand for, and the result's node."""
     # Not a batch of 1 or 2: a network that keeps such a number for itself must not pass unnoticed.
     example = torch.zeros(3, *size)
+    with tracing(network):
+        program = torch.export.export(
+            network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
+        ).run_decompositions({})  # functional: nothing happens in place any more
+        nodes = list(program.graph.nodes)
+        constants = _constants(program, nodes)
+    require_unchanging(program)
+    [name] = program.graph_signature.user_outputs
+    return nodes, constants, next((node for node in nodes if node.name == name), None)
+
+
+@contextlib.contextmanager
+def tracing(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and silence, for ``torch.export``; whatever it raises becomes one error.
+
+    Raises:
+        ExportError: torch cannot trace the network.
+    """
     with evaluation_mode(network), torch.no_grad(), quiet():
         try:
-            program = torch.export.export(
-                network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
-            ).run_decompositions({})  # functional: nothing happens in place any more
-            nodes = list(program.graph.nodes)
-            constants = _constants(program, nodes)
+            yield
         except Exception as error:  # torch.export raises whatever its parts raise
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise ExportError(
@@ -112,6 +132,14 @@ def _capture(network: nn.Module, size: tuple[int, int, int]) -> tuple[list[Any],
                 got=f"{type(error).__name__}: {lines[0] if lines else 'no message'}",
                 fix="remove control flow that depends on the pictures' values or number from forward()",
             ) from error
+
+
+def require_unchanging(program: Any) -> None:
+    """Refuse a ``torch.export`` program that changes its own buffers.
+
+    Raises:
+        ExportError: with their names.
+    """
     changed = sorted(program.graph_signature.buffers_to_mutate.values())
     if changed:
         raise ExportError(
@@ -119,8 +147,6 @@ def _capture(network: nn.Module, size: tuple[int, int, int]) -> tuple[list[Any],
             got=", ".join(changed),
             fix="change them in training mode only",
         )
-    [name] = program.graph_signature.user_outputs
-    return nodes, constants, next((node for node in nodes if node.name == name), None)
 
 
 def _constants(program: Any, nodes: list[Any]) -> dict[Any, Tensor]:
@@ -149,7 +175,9 @@ def _translate(node: Any, constants: dict[Any, Tensor]) -> tuple[Draft, tuple[in
         line = _line(node)
         got = f"{got} in {line}" if line else got
         where = f"module {_module(node)!r} ({_module_type(node)})" if _module(node) else "the network's own forward()"
-        raise ExportError(f"{where} cannot be exported", got=got, fix=f"use {instead}") from None
+        raise ExportError(
+            f"{where} cannot be exported", got=got, fix=f"use {instead}, or export to TFLite alone with litert_torch="
+        ) from None
 
 
 def _line(node: Any) -> str:

@@ -44,7 +44,7 @@ def test_imports_point_down(path):
 
 EXPORTERS_WITH_TORCH = (
     *("graph", "aten", "trace", "fold", "source", "onnx", "onnx_int8", "tflite", "tflite_int8", "convert", "pipeline"),
-    *("coreml", "mil_reference"),
+    *("coreml", "mil_reference", "litert"),
     *("quantize", "layers", "diagnose", "proof", "finetune", "maker"),
 )
 TORCH_FREE = [

@@ -134,6 +134,34 @@ def family(block: str = "inverted_residual") -> nn.Module:
     return settle(build_network(arch, seed=1), SQUARE)
 
 
+class _Transformer(nn.Module):
+    """A block of depthwise convolution, LayerNorm and GELU over channels, then one of attention over positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem, self.depthwise = (
+            nn.Conv2d(3, width, 4, stride=4),
+            nn.Conv2d(width, width, 3, padding=1, groups=width),
+        )
+        self.norm, self.attention_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.head = nn.Linear(width, DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x.permute(0, 2, 3, 1) + self.mlp(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))
+        x = x.flatten(1, 2)
+        y = self.attention_norm(x)
+        return self.head((x + self.attention(y, y, y, need_weights=False)[0]).mean(1))
+
+
+def transformer() -> nn.Module:
+    """Outside the operations that a graph may have."""
+    torch.manual_seed(9)
+    return _Transformer(32).eval()
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], PreprocessSpec]] = {
     "mixed": (mixed, SPEC),
     "wide": (wide, SPEC),

@@ -182,7 +182,7 @@ def test_what_tflite_runtime_computes_wrongly_is_not_claimed_for_it(
         model.operatorCodes[dense[0]].version = 9
         data = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
         metadata = {"hetero.space_id": SPACE.id, "hetero.preprocess_fingerprint": SPEC.fingerprint()}
-        return lambda _: annotated(data, graph, metadata)
+        return lambda _: annotated(data, graph.shape, metadata)
 
     monkeypatch.setattr("exporters.convert._convert", too_new)
     bundle = export(
