@@ -78,12 +78,13 @@ def annotated(data: bytes, shape: tuple[int, int, int], metadata: dict[str, str]
     if channels == 3 and source.type == schema.TensorType.FLOAT32:
         # The graph normalises colours itself, so that bytes come as they are.
         contents[NAME] = rgb_metadata(height, width, mean=0.0, std=1.0)
+    model.metadata = [entry for entry in model.metadata or [] if entry.name.decode() not in contents]
     for name, value in sorted(contents.items()):
         buffer, entry = schema.BufferT(), schema.MetadataT()
         buffer.data = np.frombuffer(value, np.uint8)
         entry.name, entry.buffer = name.encode(), len(model.buffers)
         model.buffers.append(buffer)
-        model.metadata = [*(model.metadata or []), entry]
+        model.metadata.append(entry)
     counts = Counter(kind for kind, _ in operators(model))
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), dict(sorted(counts.items()))
 
