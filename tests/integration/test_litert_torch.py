@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -25,19 +26,21 @@ PACKAGES = ("torch==2.13.0", "litert-torch==0.10.0")
 
 
 @pytest.fixture(scope="module")
-def litert_torch(needs: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with litert-torch: the one that ``HETERO_LITERT_TORCH`` names, else a new one."""
+def litert_torch(needs: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Python with litert-torch: the one that ``HETERO_LITERT_TORCH`` names, else a new one of 2 GB, then removed."""
     needs("tensorflow")
     given = os.environ.get("HETERO_LITERT_TORCH")
     if given:
-        return Path(given)
+        yield Path(given)
+        return
     folder = tmp_path_factory.mktemp("litert") / "environment"
     python = folder / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
     command = [python, "-m", "pip", "install", "--quiet", *PACKAGES]
     result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, result.stderr[-2000:]
-    return python
+    yield python
+    shutil.rmtree(folder)
 
 
 def test_litert_torch_makes_files_of_a_network_with_attention(litert_torch: Path, tmp_path: Path) -> None:
