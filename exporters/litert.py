@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from exporters.graph import OPERATIONS
 from exporters.recipes import Recipe
-from exporters.tflite import annotated, parsed, tensorflow
+from exporters.tflite import annotated, packed, parsed, tensorflow
 from exporters.trace import colour_weights, require_unchanging, tracing
 from hetero.errors import ConfigError, ExportError
 from hetero.preprocess import PreprocessSpec
@@ -189,8 +189,6 @@ def _read(path: Path) -> bytes:
 
 def _named(data: bytes) -> bytes:
     """The file with short names: the converter's list every Python class on the way to an operation."""
-    from tensorflow.lite.tools import flatbuffer_utils
-
     model = parsed(data)
     for graph in model.subgraphs:
         for number, tensor in enumerate(graph.tensors):
@@ -199,4 +197,4 @@ def _named(data: bytes) -> bytes:
     graph.tensors[graph.inputs[0]].name, graph.tensors[graph.outputs[0]].name = b"image", b"embedding"
     for signature in model.signatureDefs or []:
         signature.inputs[0].name, signature.outputs[0].name = b"image", b"embedding"
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return packed(model)

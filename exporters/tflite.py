@@ -11,6 +11,7 @@ import numpy as np
 from exporters.graph import IMAGE, Graph, Operation
 from exporters.manifest import FileOutput
 from exporters.quiet import quiet
+from exporters.tflite_file import MARK
 from exporters.tflite_metadata import NAME, rgb_metadata
 from hetero.errors import ExportError, MissingExtraError
 
@@ -69,7 +70,6 @@ def annotated(data: bytes, shape: tuple[int, int, int], metadata: dict[str, str]
         shape: the picture's, ``(channels, height, width)``.
     """
     from tensorflow.lite.python import schema_py_generated as schema
-    from tensorflow.lite.tools import flatbuffer_utils
 
     model = parsed(data)
     contents = {name: value.encode() for name, value in metadata.items()}
@@ -86,7 +86,32 @@ def annotated(data: bytes, shape: tuple[int, int, int], metadata: dict[str, str]
         model.buffers.append(buffer)
         model.metadata.append(entry)
     counts = Counter(kind for kind, _ in operators(model))
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), dict(sorted(counts.items()))
+    return packed(model), dict(sorted(counts.items()))
+
+
+def packed(model: Any) -> bytes:
+    """The objects of :func:`parsed` as a TFLite file, equal vectors in it once.
+
+    Each channel of int8 weights and of their bias has a zero point of eight bytes, all zero: a tenth of a small file.
+    """
+    import flatbuffers
+
+    class Sharing(flatbuffers.Builder):  # type: ignore[misc]  # it ships no types
+        """Tables may point to one vector: offsets are all that they hold."""
+
+        def __init__(self) -> None:
+            super().__init__(1 << 20)
+            self.shared: dict[tuple[str, bytes], int] = {}
+
+        def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802  (the builder's name)
+            key = x.dtype.str, x.tobytes()
+            if key not in self.shared:
+                self.shared[key] = int(super().CreateNumpyVector(x))
+            return self.shared[key]
+
+    builder = Sharing()
+    builder.Finish(model.Pack(builder), file_identifier=MARK)
+    return bytes(builder.Output())
 
 
 def parsed(data: bytes) -> Any:

@@ -8,10 +8,12 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
+from exporters.bundle import Bundle
 from exporters.fold import fold
 from exporters.graph import Graph, GraphNetwork
 from exporters.layers import layer_errors
@@ -20,6 +22,7 @@ from exporters.onnx import to_onnx
 from exporters.onnx_int8 import OnnxQuantiser
 from exporters.parity import compare
 from exporters.quantize import REDUCED, STATIC, WEIGHTS, QuantizedNetwork, Scheme, as_image, observe, rounded_weight
+from exporters.tflite import parsed
 from exporters.tflite_int8 import TfliteQuantiser
 from exporters.trace import trace
 from exporters.workers import RuntimeWorker
@@ -153,3 +156,25 @@ def test_the_fewest_layers_are_kept_in_float(needed: int) -> None:
     found = fewest_float(layers, attempt, lambda kept: kept >= needed)
     assert found == (max(1, needed) if needed <= 10 else 10)  # at most half: then the caller sees that it fails
     assert len(tried) <= 8
+
+
+def test_int8_files_hold_equal_constants_once_and_no_long_names(measured: Bundle) -> None:
+    graph = onnx.load_from_string(measured.read("onnx/model.int8.onnx")).graph
+    contents = []
+    for tensor in graph.initializer:
+        name, tensor.name = tensor.name, ""
+        contents.append(tensor.SerializeToString(deterministic=True))
+        assert len(name) < 6
+    assert len(set(contents)) == len(contents)
+    assert not graph.value_info
+    data = measured.read("tflite/model.int8.tflite")
+    model = parsed(data)
+    zeros = [
+        tensor.quantization.zeroPoint
+        for tensor in model.subgraphs[0].tensors
+        if tensor.quantization is not None and tensor.quantization.zeroPoint is not None
+    ]
+    lengths = [len(vector) for vector in zeros if len(vector) > 8 and not any(vector)]
+    assert len(lengths) > len(set(lengths)), "no two tensors have equally many channels: nothing is tested"
+    for length in set(lengths):
+        assert data.count(length.to_bytes(4, "little") + bytes(8 * length)) == 1
