@@ -21,7 +21,7 @@ from exporters.graph import IMAGE, Graph, GraphNetwork, Operation, Step
 LAYERS = ("conv", "linear")  # the operations that have weights to round
 ACTIVATIONS = ("relu", "clamp")  # computed within the operation before, whose bare result is never rounded
 _UNROUNDED = ("unit_length", "flatten", "spread", "max_pool")  # float always, or already rounded
-_BATCH = 64
+_BATCH = 16  # pictures at a time: every activation of a batch is in memory
 _LLOYD = 20  # rounds of k-means; in one dimension, from quantiles, it has settled
 
 Ranges = Mapping[str, tuple[float, float]]
