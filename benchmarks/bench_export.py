@@ -307,7 +307,7 @@ def _litert_latency(network: nn.Module, data: dict[str, bytes], pixels: np.ndarr
 
 
 def _verification(network: nn.Module) -> dict[str, object]:
-    """Seconds to verify a bundle of every uncalibrated file with 64 golden pictures, the most there may be, scaled to 100."""
+    """Seconds to verify a bundle of every uncalibrated file with 64 golden pictures, scaled to 100."""
     space = define_space(weights_sha256="a" * 64, preprocess_fingerprint=SPEC.fingerprint(), dim=DIM)
     with tempfile.TemporaryDirectory() as folder:
         bundle = export(
