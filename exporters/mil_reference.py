@@ -54,7 +54,7 @@ class MilReference:
         rows = []
         with torch.no_grad():
             for picture in pixels:
-                image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32))[None]
+                image = torch.from_numpy(picture.astype(np.float32))[None].permute(0, 3, 1, 2)  # channels last: faster
                 rows.append(_evaluate(self.program, image, dict(self.constants))[EMBEDDING].numpy())
         return np.concatenate(rows)
 
@@ -199,6 +199,10 @@ def _conv(
     dilations: list[int],
     groups: int,
 ) -> Tensor:
+    if pad_type == "custom" and pad is not None and pad[::2] == pad[1::2]:  # equal sides: nothing is copied
+        rows, columns = pad[0], pad[2]
+        _bounded(x.shape[1] * (x.shape[2] + 2 * rows) * (x.shape[3] + 2 * columns))
+        return functional.conv2d(x, weight, bias, strides, (rows, columns), dilations, groups)
     return functional.conv2d(_padded(x, pad_type, pad), weight, bias, strides, 0, dilations, groups)
 
 
