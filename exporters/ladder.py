@@ -25,7 +25,7 @@ class Runner(Protocol):
     def open(self, data: bytes) -> dict[str, Any]:
         """Open a model; its ``input`` and ``output`` as the runtime has them."""
 
-    def run(self, pixels: np.ndarray, *, batch_size: int) -> np.ndarray:
+    def run(self, pixels: np.ndarray, *, batch_size: int = 8) -> np.ndarray:
         """Embed ``uint8 [n, h, w, c]``: ``float32 [n, dim]``."""
 
 
@@ -122,8 +122,7 @@ def measure(
         vectors, parity, reason = None, None, None
         try:
             require_signature(worker.open(data), expected, where="the exported model")
-            # Two batches of different sizes exercise a free batch.
-            vectors = worker.run(probes.pixels, batch_size=len(probes.pixels) // 2 + 1)
+            vectors = worker.run(probes.pixels, batch_size=_uneven(len(probes.pixels)))
             parity = compare(probes.reference, vectors)
             reason = _broken(parity, compare(probes.reference[golden], vectors[golden]), limits)
             if reason is None and first is not None:
@@ -152,10 +151,15 @@ def measure(
         found["cosine"] = {"min_cosine": parity.min_cosine, "mean_cosine": parity.mean_cosine}
     if first is not None and judge is not None:
         worker = workers[first[2]]
-        upper, similarities = judge.judge(lambda pixels: worker.run(pixels, batch_size=64))
+        upper, similarities = judge.judge(lambda pixels: worker.run(pixels))
         found |= upper
     ladder = tuple(_rung(name, found.get(name, {}), recipe.limits, allow) for name in RUNGS)
     return Measured(ladder, tuple(results), None if shown is None else shown[0], similarities)
+
+
+def _uneven(count: int) -> int:
+    """A batch size that leaves a smaller batch for the end, so that a file with a free batch is run with two sizes."""
+    return next((size for size in range(min(8, count - 1), 1, -1) if count % size), 1)
 
 
 def _broken(everywhere: Parity, golden: Parity, limits: Mapping[str, float]) -> str | None:

@@ -8,7 +8,7 @@ import torch
 from exporters.graph import IMAGE, Graph, GraphNetwork
 from exporters.manifest import LayerError
 from exporters.parity import compare
-from exporters.quantize import ACTIVATIONS, QuantizedNetwork, Ranges, Scheme, as_image
+from exporters.quantize import ACTIVATIONS, QuantizedNetwork, Ranges, Scheme, as_image, batches
 
 _NOTHING = 1e-7  # of a cosine: float32 roundings
 
@@ -22,16 +22,27 @@ def layer_errors(graph: Graph, ranges: Ranges, scheme: Scheme, pixels: np.ndarra
         ranges: from :func:`exporters.quantize.observe`.
         pixels: ``uint8 [n, h, w, c]``, pictures like those to be embedded.
     """
-    found = []
+    steps = {
+        operation.name: [user.name for user in graph.users(operation.name) if user.kind in ACTIVATIONS]
+        for operation in graph.operations
+        if operation.kind not in ACTIVATIONS or operation.inputs == (IMAGE,)
+    }
+    rounded = {
+        name: QuantizedNetwork(graph, ranges, scheme, only={name, *followers}) for name, followers in steps.items()
+    }
+    embedding = graph.operations[-1].name
+    exact_parts: list[np.ndarray] = []
+    moved_parts: dict[str, list[np.ndarray]] = {name: [] for name in steps}
     with torch.no_grad():
-        exact = GraphNetwork(graph).results(as_image(pixels))
-        for operation in graph.operations:
-            if operation.kind in ACTIVATIONS and operation.inputs != (IMAGE,):
-                continue
-            followers = [user.name for user in graph.users(operation.name) if user.kind in ACTIVATIONS]
-            network = QuantizedNetwork(graph, ranges, scheme, only={operation.name, *followers})
-            moved = network.results_from(exact, operation.name)
-            parity = compare(exact[graph.operations[-1].name].numpy(), moved[graph.operations[-1].name].numpy())
+        for batch in batches(pixels):
+            exact = GraphNetwork(graph).results(as_image(batch))
+            exact_parts.append(exact[embedding].numpy())
+            for name, network in rounded.items():
+                moved_parts[name].append(network.results_from(exact, name)[embedding].numpy())
+    found = []
+    for operation in graph.operations:
+        if operation.name in steps:
+            parity = compare(np.concatenate(exact_parts), np.concatenate(moved_parts[operation.name]))
             found.append(
                 LayerError(
                     name=operation.name,
@@ -43,10 +54,3 @@ def layer_errors(graph: Graph, ranges: Ranges, scheme: Scheme, pixels: np.ndarra
                 )
             )
     return tuple(sorted((error for error in found if error.min_cosine < 1 - _NOTHING), key=lambda e: e.mean_cosine))
-
-
-def emulated(graph: Graph, ranges: Ranges, scheme: Scheme, pixels: np.ndarray) -> np.ndarray:
-    """The embeddings with everything rounded, ``float32 [n, dim]``: what a right int8 file should come near."""
-    with torch.no_grad():
-        vectors: np.ndarray = QuantizedNetwork(graph, ranges, scheme)(as_image(pixels)).numpy()
-    return vectors

@@ -320,7 +320,10 @@ class RetrievalRecord(_Record):
 
 
 class Blocked(_Record):
-    """A file that was asked for and left out: the ladder it fell from, and which layers lose most."""
+    """A file that was asked for and left out: the ladder it fell from, and which layers lose most.
+
+    ``kept_float``: the layers that were in float in the last try, which did not save it.
+    """
 
     format: Format
     precision: Precision
@@ -328,6 +331,7 @@ class Blocked(_Record):
     reason: str
     ladder: tuple[Rung, ...]
     layers: tuple[LayerError, ...]
+    kept_float: tuple[str, ...] = ()
 
 
 class Provenance(_Record):

@@ -49,6 +49,12 @@ class MilOperation:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def names(self) -> set[str]:
+        """The results that it is computed from."""
+        values = [part for value in self.arguments.values() for part in (value if isinstance(value, list) else [value])]
+        return {value.name for value in values if isinstance(value, Name)}
+
 
 @dataclass(frozen=True)
 class MilProgram:

@@ -13,7 +13,7 @@ from exporters.onnx import checked
 from exporters.quiet import quiet
 from hetero.errors import ExportError, MissingExtraError
 
-_BATCH = 32  # pictures at a time: calibration keeps every activation of a batch in memory
+_BATCH = 8  # pictures at a time: calibration keeps every activation of a batch in memory
 
 
 class OnnxQuantiser:

@@ -141,7 +141,9 @@ def _layer_groups(manifest: Manifest) -> list[dict[str, Any]]:
     for file in manifest.files:
         groups.setdefault((file.layers, file.kept_float, False), []).append(f"{file.format} {file.precision}")
     for entry in manifest.blocked:
-        groups.setdefault((entry.layers, (), True), []).append(f"{entry.format} {entry.precision} (left out)")
+        groups.setdefault((entry.layers, entry.kept_float, True), []).append(
+            f"{entry.format} {entry.precision} (left out)"
+        )
     told = []
     for (layers, kept, left_out), names in groups.items():
         if not layers:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def reference_embeddings(
-    network: nn.Module, pixels: np.ndarray, preprocess: PreprocessSpec, *, batch_size: int = 64
+    network: nn.Module, pixels: np.ndarray, preprocess: PreprocessSpec, *, batch_size: int = 8
 ) -> np.ndarray:
     """Embeddings of the bare torch network, with colour and length normalisation recomputed in numpy float64.
 

@@ -235,6 +235,7 @@ def _blocked(recipe: Recipe, made: Made) -> Blocked:
         reason=f"{made.measured.reason()}: {made.cause}",
         ladder=made.measured.ladder,
         layers=made.layers,
+        kept_float=made.converted.kept_float,
     )
 
 

@@ -8,7 +8,7 @@ CVPR 2018, sections 2.1 and 3. The backward pass takes rounding for the identity
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,7 +21,7 @@ from exporters.graph import IMAGE, Graph, GraphNetwork, Operation, Step
 LAYERS = ("conv", "linear")  # the operations that have weights to round
 ACTIVATIONS = ("relu", "clamp")  # computed within the operation before, whose bare result is never rounded
 _UNROUNDED = ("unit_length", "flatten", "spread", "max_pool")  # float always, or already rounded
-_BATCH = 16  # pictures at a time: every activation of a batch is in memory
+_BATCH = 8  # pictures at a time: every activation of a batch is in memory
 _LLOYD = 20  # rounds of k-means; in one dimension, from quantiles, it has settled
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -51,11 +51,17 @@ def observe(graph: Graph, pixels: np.ndarray) -> dict[str, tuple[float, float]]:
     network = GraphNetwork(graph)
     ranges = {operation.name: (0.0, 0.0) for operation in graph.operations}
     with torch.no_grad():
-        for start in range(0, len(pixels), _BATCH):
-            results = network.results(as_image(pixels[start : start + _BATCH]))
+        for batch in batches(pixels):
+            results = network.results(as_image(batch))
             for name, (low, high) in ranges.items():
                 ranges[name] = min(low, float(results[name].min())), max(high, float(results[name].max()))
     return ranges
+
+
+def batches(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """So few pictures at a time that all their activations fit into memory."""
+    for start in range(0, len(pixels), _BATCH):
+        yield pixels[start : start + _BATCH]
 
 
 def as_image(pixels: np.ndarray) -> Tensor:

@@ -35,7 +35,7 @@ from hetero.preprocess import load_image
 from hetero.space import EmbeddingSpace
 
 _NPY_1_0 = b"\x93NUMPY\x01\x00"
-_ALONE = 8  # pictures that are embedded alone, too
+_ALONE = 8  # pictures that are embedded in one batch, and alone, too
 UNIT_LENGTH_TOLERANCE = 1e-5  # of a row's length: some float32 roundings over the components
 
 
@@ -189,7 +189,7 @@ def file_golden(bundle: Bundle, file: ModelFile) -> np.ndarray:
     return _array(bundle, file.golden.path, "float32", shape)
 
 
-def embed_pixels(bundle: Bundle, pixels: np.ndarray, *, batch_size: int = 64, threads: int = 1) -> np.ndarray:
+def embed_pixels(bundle: Bundle, pixels: np.ndarray, *, batch_size: int = 8, threads: int = 1) -> np.ndarray:
     """Embed preprocessed pictures ``uint8 [n, h, w, c]`` with a bundle's ONNX model: ``float32 [n, dim]``.
 
     Raises:
@@ -203,7 +203,7 @@ def embed_files(
     paths: Sequence[Path | str],
     *,
     skip_bad: bool = False,
-    batch_size: int = 64,
+    batch_size: int = 8,
     threads: int = 1,
 ) -> tuple[np.ndarray, tuple[Skipped, ...]]:
     """Embed image files with a bundle's preprocessing and ONNX model.
@@ -339,7 +339,7 @@ def _check_onnx(
         yield Check("runtime", False, str(error), name)
         return
     yield Check("runtime", True, "onnxruntime loads the model; inputs and outputs are as declared", name)
-    together = model.embed(pixels, batch_size=len(pixels))
+    together = model.embed(pixels, batch_size=_ALONE)
     alone = model.embed(pixels[:_ALONE], batch_size=1)
     yield _compared("embeddings", name, golden, together, file.golden.max_abs)
     yield _unit_length(name, together)

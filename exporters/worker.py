@@ -59,7 +59,7 @@ class OnnxModel:
             "output": {"name": result.name, "dtype": result.type, "shape": list(result.shape)},
         }
 
-    def run(self, pixels: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    def run(self, pixels: np.ndarray, batch_size: int = 8) -> np.ndarray:
         """Embed ``uint8 [n, h, w, c]``."""
         source, result = self.names
         parts = [pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ _EXTRA |= {"coreml": "coreml", "mil-reference": "coreml"}
 START_TIMEOUT_S = 120.0  # importing TensorFlow on a cold disk takes most of a minute
 RUN_TIMEOUT_S = 600.0
 CLOSE_TIMEOUT_S = 10.0
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+"""For glibc, bytes: what a picture's results took is kept for the next one's, which makes torch there twice as fast."""
 _WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -62,6 +65,7 @@ class RuntimeWorker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
+                env={**_KEEP_MEMORY, **os.environ},
             )
         except BaseException:
             self._log.close()
@@ -103,7 +107,7 @@ class RuntimeWorker:
         signature: dict[str, Any] = answer["signature"]
         return signature
 
-    def run(self, pixels: np.ndarray, *, batch_size: int = 64, timeout_s: float = RUN_TIMEOUT_S) -> np.ndarray:
+    def run(self, pixels: np.ndarray, *, batch_size: int = 8, timeout_s: float = RUN_TIMEOUT_S) -> np.ndarray:
         """Embed ``uint8 [n, h, w, c]``, n ≥ 1, with the model opened last: ``float32 [n, dim]``.
 
         A file that takes one picture at a time ignores ``batch_size``.

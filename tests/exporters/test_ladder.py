@@ -59,7 +59,7 @@ class Off:
             raise RuntimeFailedError("this runtime cannot open this file")
         return self.inner.open(data)
 
-    def run(self, pixels: np.ndarray, *, batch_size: int) -> np.ndarray:
+    def run(self, pixels: np.ndarray, *, batch_size: int = 8) -> np.ndarray:
         return self.inner.run(pixels, batch_size=batch_size) + np.float32(self.error)
 
 

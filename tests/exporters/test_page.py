@@ -144,7 +144,9 @@ def test_layers_kept_in_float_are_marked_by_words_in_plot_and_table(varied: Mani
             f"{layer.min_cosine:.5f} {state}"
         )
         assert " ".join(row.split()) in table
-    [plot] = [image for image in changed.images if "kept in float" in image]
+    [plot, of_left_out] = [image for image in changed.images if "kept in float" in image]
+    assert of_left_out.count(", kept in float") == 1
+    assert f"which did not save it, in float: {varied.blocked[0].kept_float[0]}." in changed.text
     assert plot.count(", kept in float") == 2
     assert plot.count("<pattern") >= 1  # the hatching
     for layer in file.layers[:20]:
