@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from exporters.manifest import Manifest, ModelFile
-from exporters.summary import FileRow, file_rows
+from exporters.summary import FileRow, file_rows, reference_only
 from hetero.preprocess import PreprocessSpec
 from hetero.report import words
 
@@ -129,11 +129,16 @@ def _files(manifest: Manifest) -> list[str]:
     for row in rows:
         if row.verdict == "allowed":
             told.append(f"- {row.name} was allowed to break its limits: {escaped(row.reason)}")
+        elif row.verdict == "undecided":
+            told.append(f"- {row.name} keeps its limits, but the interval reaches beyond: {escaped(row.reason)}")
         elif row.verdict == "left out":
             told.append(f"- {row.name} (recipe {escaped(row.recipe)}) was left out: {escaped(row.reason)}")
     for file in manifest.files:
         if file.kept_float:
-            told.append(f"- {file.format} {file.precision} keeps in float: {escaped(', '.join(file.kept_float))}")
+            told.append(
+                f"- {file.format} {file.precision} keeps in float, found in {file.attempts} tries: "
+                f"{escaped(', '.join(file.kept_float))}"
+            )
     return [*parts, "\n".join(told)] if told else parts
 
 
@@ -194,7 +199,7 @@ def _limits(manifest: Manifest) -> list[str]:
             f"Int8 files were calibrated on {manifest.calibration.pictures:,} pictures; pictures of another kind may "
             "lose more than was measured."
         )
-    if "coreml" in formats:
+    if reference_only(manifest):
         lines.append("Core ML files are checked by a reference that reads the file, not by Apple's runtime.")
     return ["## Limits", "\n".join(f"- {line}" for line in lines)]
 

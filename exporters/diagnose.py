@@ -16,9 +16,13 @@ from hetero.preprocess import PreprocessSpec
 _EXPLAINED = 0.1  # of what is lost: so little may be left over if the torch model with a mistake is to explain it
 _NOTHING = 1e-6  # of a cosine: roundings, which no mistake explains
 _ARITHMETIC = 5e-3  # of a component: half precision moves them by a tenth of that
+_IMPRECISE = 10  # times the limit of fp32 files, and no less precise operator explains it
 _SAME_DIRECTION = 1e-2  # of a cosine
 _LENGTH = 0.05  # that a normalised embedding may differ from 1 by, however imprecise
-_OFFSETS = (4, 8, 16, 32, 64, 128)  # grey levels that a mean may be wrong by
+_SAME = 1e-4  # of a component: embeddings so near are one
+_OFFSETS = (1.0, 4.0, 16.0, 64.0, 128.0)  # grey levels that a mean may be wrong by; between them the offset is fitted
+_TRIALS = 16  # steps of that fit: to a hundredth of a grey level and less
+_FITTED_ON = 16  # pictures
 _NARROWER = 0.6  # a layer's calibrated range to the one seen: what lies outside is cut off
 _WIDER = 1.5  # the same in the median layer; some layers of pictures of one kind are wider, there being more of them
 
@@ -46,11 +50,16 @@ def likely_cause(
             f"the file's embeddings have lengths of {lengths.min():.3g} to {lengths.max():.3g}: the normalisation "
             "to unit length at the end is missing"
         )
+    if np.abs(vectors - vectors[0]).max() < _SAME:
+        return "the file gives the same embedding for every picture: what it computes does not depend on its input"
     if lost > _NOTHING:
-        for what, pixels, spec in _mistakes(probes.pixels, preprocess):
-            if 1 - compare(reference_embeddings(network, pixels, spec), vectors).mean_cosine < _EXPLAINED * lost:
-                return what
-    if not rounded and compare(probes.reference, vectors).max_abs > _ARITHMETIC:
+        mistakes = [*_mistakes(probes.pixels, preprocess), _wrong_mean(vectors, probes, network, preprocess)]
+        left = [_left(network, pixels, spec, vectors) for _, pixels, spec in mistakes]
+        if min(left) < _EXPLAINED * lost:
+            return mistakes[int(np.argmin(left))][0]
+    limit = measured.ladder[0].limits.get("max_abs")
+    arithmetic = _ARITHMETIC if limit is None else _IMPRECISE * limit
+    if not rounded and compare(probes.reference, vectors).max_abs > arithmetic:
         return (
             "the two compute different functions: check mean and std, the order of channels, and dropout or batch "
             "statistics left in training mode"
@@ -63,6 +72,36 @@ def likely_cause(
     if rounded:
         return "see which layers lose most; export a finer precision, or fine-tune the student to rounded numbers"
     return "an operator computes less precisely in the exported model: compare the two layer by layer"
+
+
+def _left(network: nn.Module, pixels: np.ndarray, spec: PreprocessSpec, vectors: np.ndarray) -> float:
+    """What is still lost, of the mean cosine, if the torch model makes a mistake, too."""
+    return 1 - compare(reference_embeddings(network, pixels, spec), vectors).mean_cosine
+
+
+def _wrong_mean(
+    vectors: np.ndarray, probes: Probes, network: nn.Module, spec: PreprocessSpec
+) -> tuple[str, np.ndarray, PreprocessSpec]:
+    """The mean, off by the same in every channel, that explains most: the best of some, then fitted between them."""
+    pixels, near = probes.pixels[:_FITTED_ON], vectors[:_FITTED_ON]
+
+    def shifted(level: float) -> PreprocessSpec:
+        return spec.model_copy(update={"mean": tuple(value + level / 255 for value in spec.mean)})
+
+    def left(level: float) -> float:
+        return _left(network, pixels, shifted(level), near)
+
+    tried = sorted([0.0, *_OFFSETS, *(-level for level in _OFFSETS)])
+    best = min(range(len(tried)), key=lambda place: left(tried[place]))
+    low, high = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
+    for _ in range(_TRIALS):
+        third = (high - low) / 3
+        if left(low + third) < left(high - third):
+            high -= third
+        else:
+            low += third
+    level = (low + high) / 2
+    return f"the file's mean is wrong, by about {level:+.2g} grey levels", probes.pixels, shifted(level)
 
 
 def _mistakes(pixels: np.ndarray, spec: PreprocessSpec) -> Iterator[tuple[str, np.ndarray, PreprocessSpec]]:
@@ -81,7 +120,16 @@ def _mistakes(pixels: np.ndarray, spec: PreprocessSpec) -> Iterator[tuple[str, n
         )
     if h == w:
         yield "the file takes rows for columns: the picture is transposed", pixels.transpose(0, 2, 1, 3), spec
+    yield "the file takes the picture upside down", pixels[:, ::-1], spec
+    yield "the file takes the picture mirrored, left for right", pixels[:, :, ::-1], spec
+    yield "the file takes the negative of the picture", 255 - pixels, spec
+    wider = 256 / 255
     for what, mean, std in (
+        (
+            "the file divides by 256 instead of 255",
+            [value * wider for value in spec.mean],
+            [value * wider for value in spec.std],
+        ),
         ("the file divides by 255 but applies neither mean nor std", [0.0] * c, [1.0] * c),
         ("the file applies neither mean nor std, and does not divide by 255", [0.0] * c, [1 / 255] * c),
         ("the file scales to -1..1 instead of applying mean and std", [0.5] * c, [0.5] * c),
@@ -90,14 +138,6 @@ def _mistakes(pixels: np.ndarray, spec: PreprocessSpec) -> Iterator[tuple[str, n
         ("the file applies ImageNet's mean and std", [0.485, 0.456, 0.406][:c], [0.229, 0.224, 0.225][:c]),
     ):
         yield what, pixels, spec.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
-    for level in _OFFSETS:
-        for offset in (level, -level):
-            shifted = tuple(value + offset / 255 for value in spec.mean)
-            yield (
-                f"the file's mean is wrong, by about {offset:+d} grey levels",
-                pixels,
-                spec.model_copy(update={"mean": shifted}),
-            )
 
 
 def unlike_calibration(graph: Graph, calibration: np.ndarray, pixels: np.ndarray) -> str | None:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from exporters.manifest import BOUNDED_ABOVE, RUNG_OF, RUNGS, Parity, Rung, RuntimeResult, Similarities
-from exporters.parity import compare
-from exporters.recipes import RUNTIMES, Recipe
+from exporters.manifest import (
+    BOUNDED_ABOVE,
+    RUNG_OF,
+    RUNGS,
+    Parity,
+    Rung,
+    RuntimeResult,
+    Similarities,
+    exceeded,
+    status_of,
+)
+from exporters.parity import UNIT_LENGTH_TOLERANCE, compare, length_error
+from exporters.recipes import FP32_MAX_ABS, RUNTIMES, Recipe
 from exporters.retrieval import Judge
 from exporters.signature import Signature, require_signature
-from hetero.errors import BundleError, ExportError, RuntimeFailedError
+from hetero.errors import BundleError, ExportError, RetrievalError, RuntimeFailedError
 
 
 @runtime_checkable
@@ -100,9 +112,10 @@ def measure(
 ) -> Measured:
     """Run a file in each of the workers of its format and compare with the torch model.
 
-    A runtime is right if it keeps the recipe's limits on all pictures and on the golden ones alone, and lies on those
-    within the recipe's ``golden_max_abs`` of the first right one: what :func:`exporters.verify` will ask of it. The
-    upper rungs are measured in the first right one.
+    A runtime is right if it keeps the recipe's limits on all pictures and on the golden ones alone, its embeddings have
+    unit length, and it lies on the golden ones within the recipe's ``golden_max_abs`` of the leading runtime: what
+    :func:`exporters.verify` will ask of it. The leading one is the first that keeps all limits, and if they are allowed
+    to break some, the nearest to torch; in it the upper rungs are measured.
 
     Args:
         expected: how the file must take pictures and give embeddings.
@@ -111,50 +124,95 @@ def measure(
         allow: rungs that may break their limits.
     """
     limits = {name: limit for name, limit in recipe.limits.items() if RUNG_OF[name] not in allow}
-    results: list[RuntimeResult] = []
-    first: tuple[np.ndarray, Parity, str] | None = None
-    nearest: tuple[np.ndarray, Parity] | None = None
-    golden = slice(probes.num_golden)
-    for runtime in RUNTIMES[recipe.format]:
-        if runtime not in workers:
-            continue
-        worker = workers[runtime]
-        vectors, parity, reason = None, None, None
-        try:
-            require_signature(worker.open(data), expected, where="the exported model")
-            vectors = worker.run(probes.pixels, batch_size=_uneven(len(probes.pixels)))
-            parity = compare(probes.reference, vectors)
-            reason = _broken(parity, compare(probes.reference[golden], vectors[golden]), limits)
-            if reason is None and first is not None:
-                apart = compare(first[0][golden], vectors[golden]).max_abs
-                if apart > recipe.golden_max_abs:
-                    reason = f"{apart:.3g} from {first[2]} on the golden pictures"
-        except (RuntimeFailedError, ExportError, BundleError) as error:
-            reason = str(error)
-        right = reason is None
-        results.append(
-            RuntimeResult.model_validate(
-                {"name": runtime, "version": worker.version, "right": right, "parity": parity, "reason": reason}
-            )
-        )
-        if vectors is not None and parity is not None:
-            if right and first is None:
-                first = vectors, parity, runtime
-            if nearest is None or parity.mean_cosine > nearest[1].mean_cosine:
-                nearest = vectors, parity
+    tried = [_try(data, name, workers[name], expected, probes) for name in RUNTIMES[recipe.format] if name in workers]
+    for one in tried:
+        one.reason = one.reason or one.broken(limits)
+    whole = [one for one in tried if one.reason is None and one.broken(recipe.limits) is None]
+    others = [one for one in tried if one.reason is None and one not in whole]
     found: dict[str, dict[str, float]] = {}
-    similarities = None
-    shown = first[:2] if first is not None else nearest
-    if shown is not None:
-        parity = shown[1]
-        found["tensor"] = {"max_abs": parity.max_abs}
-        found["cosine"] = {"min_cosine": parity.min_cosine, "mean_cosine": parity.mean_cosine}
-    if first is not None and judge is not None:
-        worker = workers[first[2]]
-        upper, similarities = judge.judge(lambda pixels: worker.run(pixels))
-        found |= upper
+    similarities, leader = None, None
+    for one in [*whole, *sorted(others, key=_Tried.cosine, reverse=True)]:
+        try:
+            if judge is not None:
+                exact = one.parity is not None and one.parity.max_abs <= FP32_MAX_ABS
+                found, similarities = judge.judge(partial(_unit_length, workers[one.name]), exact=exact)
+        except (RuntimeFailedError, RetrievalError) as error:
+            one.reason = f"on the retrieval test: {error}"
+            continue
+        leader = one
+        break
+    for one in tried:
+        if leader is not None and one is not leader and one.reason is None:
+            apart = compare(leader.rows(probes.num_golden), one.rows(probes.num_golden)).max_abs
+            if apart > recipe.golden_max_abs:
+                one.reason = f"{apart:.3g} from {leader.name} on the golden pictures"
+    shown = leader or max(tried, key=_Tried.cosine, default=None)
+    if shown is not None and shown.parity is not None:
+        for name, value in shown.parity.model_dump(exclude={"images"}).items():
+            found.setdefault(RUNG_OF[name], {})[name] = value
     ladder = tuple(_rung(name, found.get(name, {}), recipe.limits, allow) for name in RUNGS)
-    return Measured(ladder, tuple(results), None if shown is None else shown[0], similarities)
+    results = tuple(one.result() for one in tried)
+    return Measured(ladder, results, None if shown is None else shown.vectors, similarities)
+
+
+@dataclass(eq=False)
+class _Tried:
+    """What one runtime made of the probes (``golden``: of the golden ones alone), and why it is not right."""
+
+    name: str
+    version: str
+    vectors: np.ndarray | None = None
+    parity: Parity | None = None
+    golden: Parity | None = None
+    length_error: float = 0.0
+    reason: str | None = None
+
+    def cosine(self) -> float:
+        return -math.inf if self.parity is None else self.parity.mean_cosine
+
+    def rows(self, count: int) -> np.ndarray:
+        assert self.vectors is not None  # noqa: S101  (only asked of runtimes that answered)
+        return self.vectors[:count]
+
+    def broken(self, limits: Mapping[str, float]) -> str | None:
+        """Which limits it breaks, with its numbers, or that lengths are wrong; None if it keeps them."""
+        for parity, where in ((self.parity, ""), (self.golden, " on the golden pictures")):
+            numbers = {} if parity is None else parity.model_dump()
+            over = exceeded(numbers, limits)
+            if over:
+                return ", ".join(f"{name} {numbers[name]:.6g}" for name in over) + where
+        if self.length_error > UNIT_LENGTH_TOLERANCE:
+            return f"lengths differ from 1 by up to {self.length_error:.3g}"
+        return None
+
+    def result(self) -> RuntimeResult:
+        fields = {"name": self.name, "version": self.version, "parity": self.parity, "reason": self.reason}
+        return RuntimeResult.model_validate({**fields, "right": self.reason is None})
+
+
+def _try(data: bytes, name: str, worker: Runner, expected: Signature, probes: Probes) -> _Tried:
+    try:
+        require_signature(worker.open(data), expected, where="the exported model")
+        vectors = worker.run(probes.pixels, batch_size=_uneven(len(probes.pixels)))
+        parity = compare(probes.reference, vectors)
+        golden = compare(probes.reference[: probes.num_golden], vectors[: probes.num_golden])
+    except (RuntimeFailedError, ExportError, BundleError) as error:
+        return _Tried(name, worker.version, reason=str(error))
+    off = length_error(vectors[probes.reference.any(axis=1)])  # torch itself may give zero for a black picture
+    return _Tried(name, worker.version, vectors, parity, golden, off)
+
+
+def _unit_length(worker: Runner, pixels: np.ndarray) -> np.ndarray:
+    """Embeddings of queries, which a search could not take otherwise.
+
+    Raises:
+        RuntimeFailedError: a row is not finite or has another length.
+    """
+    vectors = worker.run(pixels)
+    off = length_error(vectors)
+    if not off <= UNIT_LENGTH_TOLERANCE:  # NaN is not, either
+        raise RuntimeFailedError("an embedding is not of unit length", got=f"a length off by {off:.3g}", expected="1")
+    return vectors
 
 
 def _uneven(count: int) -> int:
@@ -162,34 +220,11 @@ def _uneven(count: int) -> int:
     return next((size for size in range(min(8, count - 1), 1, -1) if count % size), 1)
 
 
-def _broken(everywhere: Parity, golden: Parity, limits: Mapping[str, float]) -> str | None:
-    """What a runtime broke, with its numbers; None if nothing."""
-    for parity, where in ((everywhere, ""), (golden, " on the golden pictures")):
-        over = exceeded(parity.model_dump(), limits)
-        if over:
-            return ", ".join(f"{name} {getattr(parity, name):.6g}" for name in over) + where
-    return None
-
-
-def exceeded(measured: Mapping[str, float], limits: Mapping[str, float]) -> list[str]:
-    """The names of the limits that measured numbers break, those of ``BOUNDED_ABOVE`` from above, others from below.
-
-    A limit on what was not measured is not broken.
-    """
-    over = []
-    for name, limit in limits.items():
-        if name in measured:
-            value = measured[name]
-            if value > limit if name in BOUNDED_ABOVE else value < limit:
-                over.append(name)
-    return over
-
-
 def _rung(name: str, measured: dict[str, float], limits: Mapping[str, float], allow: Collection[str]) -> Rung:
     held = {key: limit for key, limit in limits.items() if key in measured}
-    status = "passed" if measured else "not measured"
-    if exceeded(measured, held):
-        status = "allowed" if name in allow else "failed"
+    status = status_of(measured, held)
+    if status == "failed" and name in allow:
+        status = "allowed"
     return Rung.model_validate({"rung": name, "status": status, "measured": measured, "limits": held})
 
 

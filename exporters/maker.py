@@ -31,13 +31,14 @@ LAYER_PICTURES = 32  # that each layer's error is measured on: a standard error 
 
 @dataclass(frozen=True)
 class Made:
-    """A file with its measurements; ``cause`` is what an error would advise."""
+    """A file with its measurements; ``cause`` is what an error would advise, ``attempts`` how many were measured."""
 
     converted: Converted
     measured: Measured
     layers: tuple[LayerError, ...]
     cause: str
     fine_tuned: bool
+    attempts: int
 
 
 class FileMaker:
@@ -58,6 +59,7 @@ class FileMaker:
         self.source, self.network, self.calibration = source, network, calibration
         self.judge, self.workers, self.allow = judge, workers, allow
         self.finetuning, self.say = finetuning, say
+        self.attempts = 0  # files measured for the recipe at hand
         self.metadata = {SPACE_KEY: source.space.id, PREPROCESS_KEY: source.preprocess.fingerprint()}
         spec = source.preprocess
         self.picture = InputSpec(height=spec.height, width=spec.width, channels=spec.channels)
@@ -66,48 +68,71 @@ class FileMaker:
         self.queries = None
         if judge is not None:
             numbers = np.arange(len(judge.test.protocol.query_ids))
-            self.queries = judge.test.read(numbers[:: max(len(numbers) // NATURAL_QUERIES, 1)][:NATURAL_QUERIES])
+            spread = np.linspace(0, len(numbers) - 1, min(NATURAL_QUERIES, len(numbers))).astype(int)
+            self.queries = judge.test.read(numbers[spread])
             natural.append(self.queries)
         self.natural = self._probes(golden, *natural)
 
     def _probes(self, golden: np.ndarray, *others: np.ndarray) -> Probes:
-        pixels = np.concatenate([golden, *others])
+        """The golden pictures and the others, but those that are among the golden ones."""
+        known = {picture.tobytes() for picture in golden}
+        more = [picture[None] for part in others for picture in part if picture.tobytes() not in known]
+        pixels = np.concatenate([golden, *more])
         vectors = reference_embeddings(self.source.network, pixels, self.source.preprocess)
         return Probes(pixels, vectors, len(golden))
 
     def make(self, recipe: Recipe) -> Made:
         """The file of a recipe: as it is, else with layers in float, else from a fine-tuned student."""
+        self.attempts = 0
         converter = Converter(recipe, self.network, self.metadata, self.calibration)
-        converted, measured = self._attempt(recipe, converter)
+        tried = self._attempt(recipe, converter)
         if isinstance(self.network, LitertFiles):  # made elsewhere, of layers that are not known here
-            return Made(converted, measured, (), self._cause(recipe, converted, measured), False)
+            return self._made(recipe, tried, ())
         graph = self.network
         if not recipe.calibrated or self.calibration is None:
-            layers = () if measured.passed else self._layers(graph, converter)
-            return Made(converted, measured, layers, self._cause(recipe, converted, measured), False)
+            return self._made(recipe, tried, () if tried[1].passed else self._layers(graph, converter))
         layers = self._layers(graph, converter)
-        if measured.passed:
-            return Made(converted, measured, layers, "", False)
+        if tried[1].passed:
+            return self._made(recipe, tried, layers)
         if self.queries is not None:
             unlike = unlike_calibration(graph, self.calibration.pixels, self.queries)
             if unlike is not None:  # nothing below would mend that
-                return Made(converted, measured, layers, unlike, False)
-        converted, measured = self._mixed(recipe, converter, layers, (converted, measured))
+                return self._made(recipe, tried, layers, cause=unlike)
+        tried = self._mixed(recipe, converter, layers, tried)
+        measured = tried[1]
         if measured.passed or self.finetuning is None:
-            return Made(converted, measured, layers, self._cause(recipe, converted, measured), False)
+            return self._made(recipe, tried, layers)
         self.say(f"{recipe.format} {recipe.precision}: {measured.reason()}; fine-tuning")
         graph = finetuned(graph, converter.scheme or STATIC, self.calibration.pixels, self.finetuning, say=self.say)
         converter = Converter(recipe, graph, self.metadata, self.calibration)
         layers = self._layers(graph, converter)
-        converted, measured = self._mixed(recipe, converter, layers, self._attempt(recipe, converter))
-        return Made(converted, measured, layers, self._cause(recipe, converted, measured), True)
+        tried = self._mixed(recipe, converter, layers, self._attempt(recipe, converter))
+        return self._made(recipe, tried, layers, fine_tuned=True)
+
+    def _made(
+        self,
+        recipe: Recipe,
+        tried: tuple[Converted, Measured],
+        layers: tuple[LayerError, ...],
+        *,
+        cause: str | None = None,
+        fine_tuned: bool = False,
+    ) -> Made:
+        converted, measured = tried
+        cause = self._cause(recipe, converted, measured) if cause is None else cause
+        return Made(converted, measured, layers, cause, fine_tuned, self.attempts)
 
     def _layers(self, graph: Graph, converter: Converter) -> tuple[LayerError, ...]:
-        """Each layer's error under the recipe's rounding; none for recipes of floats."""
+        """Each layer's error under the recipe's rounding; none for recipes of floats.
+
+        On held-back calibration pictures where there are some: queries choose no layers.
+        """
         if converter.scheme is None:
             return ()
-        ranges = {} if self.calibration is None else observe(graph, self.calibration.pixels)
-        return layer_errors(graph, ranges, converter.scheme, self.natural.pixels[-LAYER_PICTURES:])
+        ranges, pixels = {}, self.natural.pixels
+        if self.calibration is not None:
+            ranges, pixels = observe(graph, self.calibration.pixels), self.calibration.held_back
+        return layer_errors(graph, ranges, converter.scheme, pixels[-LAYER_PICTURES:])
 
     def _mixed(
         self,
@@ -126,6 +151,7 @@ class FileMaker:
     def _attempt(
         self, recipe: Recipe, converter: Converter, keep_float: Sequence[str] = ()
     ) -> tuple[Converted, Measured]:
+        self.attempts += 1
         converted = converter.convert(keep_float)
         probes = self.natural if recipe.calibrated else self.probes
         output = OutputSpec(dim=self.source.space.dim)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -62,12 +62,15 @@ class Tool(_Record):
 class Parity(_Record):
     """How far embeddings lie from others of the same pixels.
 
-    ``max_abs`` is the largest difference of two components; the cosines are per picture.
+    ``max_abs`` is the largest difference of two components; the cosines are per picture. ``self_r_at_1`` is the share
+    of the pictures to whose embedding none of the others is nearer than their own: where all pictures have much the
+    same embedding, cosines say little, and a file that gives one embedding for everything still has a high one.
     """
 
     max_abs: float = Field(ge=0)
     min_cosine: float
     mean_cosine: float
+    self_r_at_1: float = Field(ge=0, le=1)
     images: int = Field(gt=0)
 
 
@@ -77,6 +80,7 @@ RUNG_OF: dict[str, RungName] = {
     "max_abs": "tensor",
     "min_cosine": "cosine",
     "mean_cosine": "cosine",
+    "self_r_at_1": "cosine",
     "r_at_1": "retrieval",
     "r_at_1_delta": "retrieval",
     "r_at_1_low": "retrieval",
@@ -104,17 +108,58 @@ def _number(name: str) -> str:
 Number = Annotated[str, AfterValidator(_number)]
 
 
+Status = Literal["passed", "undecided", "no limit", "failed", "allowed", "not measured"]
+
+
 class Rung(_Record):
     """One step of the parity ladder: what was measured against the torch model, and the limits it was held to.
 
-    Limits of :data:`BOUNDED_ABOVE` bound the measured value of that name from above, others from below; a rung without
-    limits only informs. A rung that breaks a limit is ``failed``, or ``allowed`` where whoever exported it said so.
+    Limits of :data:`BOUNDED_ABOVE` bound the measured value of that name from above, others from below. A rung without
+    limits only informs. One that breaks a limit is ``failed``, or ``allowed`` where whoever exported it said so; one
+    that keeps them is ``undecided`` where a 95 % interval reaches beyond: too few queries to tell.
     """
 
     rung: RungName
-    status: Literal["passed", "failed", "allowed", "not measured"]
+    status: Status
     measured: dict[Number, float]
     limits: dict[Number, float]
+
+    @model_validator(mode="after")
+    def _follows(self) -> Rung:
+        if any(RUNG_OF[name] != self.rung for name in (*self.measured, *self.limits)):
+            raise ValueError(f"the rung {self.rung} has another rung's numbers")
+        if self.limits.keys() - self.measured.keys():
+            raise ValueError(f"the rung {self.rung} has a limit on what was not measured")
+        status = status_of(self.measured, self.limits)
+        if self.status != status and (self.status, status) != ("allowed", "failed"):
+            raise ValueError(f"the rung {self.rung} is {self.status}, and by its numbers {status}")
+        return self
+
+
+def status_of(measured: Mapping[str, float], limits: Mapping[str, float]) -> Status:
+    """What a rung's numbers say of it."""
+    if not measured:
+        return "not measured"
+    if exceeded(measured, limits):
+        return "failed"
+    if not limits:
+        return "no limit"
+    low = {name: measured.get(name.replace("_delta", "_low"), math.inf) for name in limits if name.endswith("_delta")}
+    return "undecided" if any(low[name] < limits[name] for name in low) else "passed"
+
+
+def exceeded(measured: Mapping[str, float], limits: Mapping[str, float]) -> list[str]:
+    """The names of the limits that measured numbers break, those of ``BOUNDED_ABOVE`` from above, others from below.
+
+    A limit on what was not measured is not broken.
+    """
+    over = []
+    for name, limit in limits.items():
+        if name in measured:
+            value = measured[name]
+            if value > limit if name in BOUNDED_ABOVE else value < limit:
+                over.append(name)
+    return over
 
 
 class RuntimeResult(_Record):
@@ -191,7 +236,7 @@ class FileGolden(FileEntry):
 
 
 class ModelFile(FileEntry):
-    """One exported model."""
+    """One exported model; ``attempts``: the first of so many files, with other layers in float, that passed."""
 
     format: Format
     precision: Precision
@@ -201,6 +246,7 @@ class ModelFile(FileEntry):
     content: Content
     kept_float: tuple[str, ...]
     fine_tuned: bool
+    attempts: int = Field(gt=0)
     layers: tuple[LayerError, ...]
     input: FileInput
     output: FileOutput
@@ -211,17 +257,24 @@ class ModelFile(FileEntry):
 
     @model_validator(mode="after")
     def _is_a_recipe(self) -> ModelFile:
-        if not any((recipe.format, recipe.precision) == (self.format, self.precision) for recipe in RECIPES):
-            raise ValueError(f"there is no {self.format} file of precision {self.precision}")
+        recipe = next((one for one in RECIPES if (one.format, one.precision) == (self.format, self.precision)), None)
+        if recipe is None or recipe.name != self.recipe:
+            raise ValueError(f"there is no {self.format} file of precision {self.precision} and recipe {self.recipe}")
         if tuple(rung.rung for rung in self.ladder) != RUNGS:
             raise ValueError(f"the ladder is not {', '.join(RUNGS)}")
         for rung in self.ladder:
-            if any(RUNG_OF[name] != rung.rung for name in (*rung.measured, *rung.limits)):
-                raise ValueError(f"the rung {rung.rung} has another rung's numbers")
             if rung.status == "failed":
                 raise ValueError(f"the rung {rung.rung} failed and was not allowed")
-        if not any(rung.limits for rung in self.ladder):
-            raise ValueError("the ladder holds the file to no limit")
+            if rung.status == "not measured":
+                if rung.rung in ("tensor", "cosine"):
+                    raise ValueError(f"the rung {rung.rung} was not measured")
+                continue
+            wanted = {name: limit for name, limit in recipe.limits.items() if RUNG_OF[name] == rung.rung}
+            # A limit is looser if it breaks the recipe's: one file's own numbers cannot vouch for it.
+            if wanted.keys() - rung.limits.keys() or exceeded(rung.limits, wanted):
+                raise ValueError(f"the rung {rung.rung} has looser limits than the recipe {recipe.name}")
+        if self.golden.max_abs > recipe.golden_max_abs:
+            raise ValueError(f"its runtimes may differ by more than the recipe's {recipe.golden_max_abs:g}")
         if any(result.name not in RUNTIMES[self.format] for result in self.runtimes):
             raise ValueError(f"a runtime is none of {', '.join(RUNTIMES[self.format])}")
         if not any(result.right for result in self.runtimes):
@@ -276,7 +329,7 @@ class Golden(_Record):
     """Pictures with the bytes and embeddings they must give; ``source`` says where the pictures come from."""
 
     source: str
-    images: tuple[FileEntry, ...] = Field(min_length=1)
+    images: tuple[FileEntry, ...] = Field(min_length=2)
     pixels: FileEntry
     embeddings: FileEntry
 
@@ -314,8 +367,8 @@ class RetrievalRecord(_Record):
     data: str
     queries: int = Field(gt=0)
     gallery: int = Field(gt=0)
-    torch_r_at_1: float
-    torch_map_at_r: float
+    torch_r_at_1: float = Field(ge=0, le=1)
+    torch_map_at_r: float = Field(ge=0, le=1)
     torch_similarities: Similarities
 
 
@@ -329,9 +382,16 @@ class Blocked(_Record):
     precision: Precision
     recipe: str
     reason: str
+    attempts: int = Field(gt=0)
     ladder: tuple[Rung, ...]
     layers: tuple[LayerError, ...]
-    kept_float: tuple[str, ...] = ()
+    kept_float: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _climbed(self) -> Blocked:
+        if tuple(rung.rung for rung in self.ladder) != RUNGS:
+            raise ValueError(f"the ladder is not {', '.join(RUNGS)}")
+        return self
 
 
 class Provenance(_Record):

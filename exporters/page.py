@@ -11,7 +11,7 @@ import numpy as np
 
 from exporters.bundle import Bundle
 from exporters.manifest import BOUNDED_ABOVE, LayerError, Manifest, Rung, Similarities
-from exporters.summary import NUMBERS, SIGNS, FileRow, file_rows
+from exporters.summary import NUMBERS, SIGNS, FileRow, file_rows, reference_only
 from hetero import atomic
 from hetero.errors import ConfigError, MissingExtraError
 from hetero.report import words
@@ -85,6 +85,7 @@ def build_page(manifest: Manifest) -> str:
         worst=_worst(rows),
         smallest=min((row for row in rows if row.size_bytes is not None), key=lambda row: row.size_bytes or 0),
         layers=_layer_groups(manifest),
+        reference_only=reference_only(manifest),
         similarities=_similarity_plot(manifest),
     )
 
@@ -137,15 +138,15 @@ def _worst(rows: tuple[FileRow, ...]) -> FileRow | None:
 
 def _layer_groups(manifest: Manifest) -> list[dict[str, Any]]:
     """Files with the same layers' errors and the same layers in float, told once, with their plot."""
-    groups: dict[tuple[tuple[LayerError, ...], tuple[str, ...], bool], list[str]] = {}
+    groups: dict[tuple[tuple[LayerError, ...], tuple[str, ...], int, bool], list[str]] = {}
     for file in manifest.files:
-        groups.setdefault((file.layers, file.kept_float, False), []).append(f"{file.format} {file.precision}")
+        group = file.layers, file.kept_float, file.attempts, False
+        groups.setdefault(group, []).append(f"{file.format} {file.precision}")
     for entry in manifest.blocked:
-        groups.setdefault((entry.layers, entry.kept_float, True), []).append(
-            f"{entry.format} {entry.precision} (left out)"
-        )
+        group = entry.layers, entry.kept_float, entry.attempts, True
+        groups.setdefault(group, []).append(f"{entry.format} {entry.precision} (left out)")
     told = []
-    for (layers, kept, left_out), names in groups.items():
+    for (layers, kept, attempts, left_out), names in groups.items():
         if not layers:
             continue
         from hetero.report.layers_plot import Layer, plot_layers
@@ -153,7 +154,8 @@ def _layer_groups(manifest: Manifest) -> list[dict[str, Any]]:
         bars = [Layer(one.name, min(max(1 - one.mean_cosine, 0.0), 2.0), one.name in kept) for one in layers]
         names_text = " and ".join(names)
         plot = plot_layers(bars, what=names_text)
-        told.append({"names": names_text, "layers": layers, "kept": kept, "left_out": left_out, "plot": plot})
+        group_told = {"layers": layers, "kept": kept, "attempts": attempts, "left_out": left_out}
+        told.append({**group_told, "names": names_text, "plot": plot})
     return told
 
 

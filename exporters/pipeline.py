@@ -110,17 +110,7 @@ def export(
         MissingExtraError: a format's converter or runtime is not installed.
         StorageError: the disk refused; an older bundle is untouched.
     """
-    out = checked_destination(out)
-    if not _SPDX.fullmatch(licence):
-        raise ConfigError(
-            "the licence is no SPDX expression",
-            got=repr(licence),
-            expected="such as Apache-2.0, MIT OR GPL-2.0-only, LicenseRef-Ours",
-            fix="state one, or leave it out",
-        )
-    for name in allow:
-        if name not in RUNGS:
-            raise ConfigError("unknown rung of the ladder", got=repr(name), expected=nearest(name, RUNGS))
+    out = require_options(out, licence, allow)
     recipes = chosen(formats, precisions)
     if litert_torch is not None:
         require_litert_makes(recipes)
@@ -140,7 +130,8 @@ def export(
         network = litert_files(litert_torch, source.network, spec, [recipe.precision for recipe in recipes])
     golden_source = "given by the caller"
     if golden_images is None and calibrated is not None:
-        golden_images = calibrated.held_back[:GOLDEN_PICTURES]
+        held = calibrated.held_back
+        golden_images = held[np.unique(np.linspace(0, len(held) - 1, GOLDEN_PICTURES).astype(int))]
         golden_source = "calibration pictures that were held back"
     golden, golden_pixels, contents = make_golden(source.network, spec, golden_images, source=golden_source)
     thresholds = source.thresholds if thresholds is None else tuple(thresholds)
@@ -195,6 +186,26 @@ def export(
     return write_bundle(out, manifest, {**contents, CARD: card})
 
 
+def require_options(out: str | Path, licence: str, allow: Sequence[str]) -> Path:
+    """Look, before any work is done, at what can be wrong whatever is exported; where the bundle is to be written.
+
+    Raises:
+        ConfigError: no name of a bundle, a licence that is no SPDX expression, an unknown rung.
+    """
+    out = checked_destination(out)
+    if not _SPDX.fullmatch(licence):
+        raise ConfigError(
+            "the licence is no SPDX expression",
+            got=repr(licence),
+            expected="such as Apache-2.0, MIT OR GPL-2.0-only, LicenseRef-Ours",
+            fix="state one, or leave it out",
+        )
+    for name in allow:
+        if name not in RUNGS:
+            raise ConfigError("unknown rung of the ladder", got=repr(name), expected=nearest(name, RUNGS))
+    return out
+
+
 def _filed(recipe: Recipe, made: Made, maker: FileMaker) -> tuple[ModelFile, dict[str, bytes]]:
     """The manifest's entry of a file, and what goes into the bundle with it."""
     converted = made.converted
@@ -216,6 +227,7 @@ def _filed(recipe: Recipe, made: Made, maker: FileMaker) -> tuple[ModelFile, dic
         content=converted.content,
         kept_float=converted.kept_float,
         fine_tuned=made.fine_tuned,
+        attempts=made.attempts,
         layers=made.layers,
         input=converted.input,
         output=converted.output,
@@ -233,6 +245,7 @@ def _blocked(recipe: Recipe, made: Made) -> Blocked:
         precision=recipe.precision,
         recipe=recipe.name,
         reason=f"{made.measured.reason()}: {made.cause}",
+        attempts=made.attempts,
         ladder=made.measured.ladder,
         layers=made.layers,
         kept_float=made.converted.kept_float,
@@ -243,7 +256,7 @@ def _retrieval(judge: Judge) -> RetrievalRecord:
     protocol, scores = judge.test.protocol, judge.torch.scores
     return RetrievalRecord(
         data=judge.test.name,
-        queries=len(protocol.query_ids),
+        queries=len(scores.queries),
         gallery=len(protocol.gallery_ids),
         torch_r_at_1=float(scores.r_at_1.mean()),
         torch_map_at_r=float(scores.map_at_r.mean()),

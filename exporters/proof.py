@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from exporters.retrieval import RetrievalTest
+from hetero.config import EvaluationConfig, load_config
 from hetero.data.dataset import Dataset
 from hetero.data.open import open_dataset
 from hetero.data.pixels import read_pixels
@@ -49,36 +50,39 @@ def proof_of(
             the run's.
         data: run config, folder, CSV manifest or npz file instead of the run's data.
         gallery_model: checkpoint of the gallery model instead of the run's.
-        split: whose pictures search and are searched; of data without splits all do.
+        split: whose pictures search and are searched; with None, that of the run's or the run config's evaluation, else
+            the one that is not ``train``; of data without splits all do.
         overrides: ``key.path=value`` of the run config.
         calibration_pictures: how many are drawn, with ``seed``, from the split ``train``; 0: none.
         search: whether there is to be a retrieval test.
         say: told what is going on.
 
     Raises:
-        ConfigError: neither a run nor data. SpaceMismatchError: the gallery model embeds into another space.
+        ConfigError: neither a run nor data; no split that could be meant; a split with the calibration pictures in it.
+        SpaceMismatchError: the gallery model embeds into another space.
         CheckpointError, DataError: they cannot be read.
     """
     if calibration_pictures < 0:
         raise ConfigError("fewer than no calibration pictures", got=calibration_pictures, expected="32 to 4096, or 0")
     student = load_model(checkpoint)
     run = checkpoint.resolve().parent.parent
-    exclude_groups = True
+    evaluation: EvaluationConfig | None = None
     if data is not None:
         dataset = open_source(data, overrides)
+        if data.suffix in (".yaml", ".yml"):
+            evaluation = load_config(data, overrides).evaluation
     elif (run / "run.json").exists():
         config = read_run(run).config
-        dataset = open_dataset(config.data)
-        split = split or config.evaluation.split
-        exclude_groups = config.evaluation.exclude_groups
+        dataset, evaluation = open_dataset(config.data), config.evaluation
     else:
         raise ConfigError(
             f"{checkpoint} lies in no run, so there are no pictures to calibrate on and to search",
             fix="name them with --data, and the gallery model with --gallery-model",
         )
-    if not exclude_groups:
-        dataset = replace(dataset, groups=None)
-    calibration = None
+    if evaluation is not None:
+        split = split or evaluation.split
+        dataset = dataset if evaluation.exclude_groups else replace(dataset, groups=None)
+    calibration, drawn = None, np.empty(0, np.int64)
     if calibration_pictures and "train" in dataset.splits:
         train = dataset.split("train")
         drawn = np.random.default_rng(seed).permutation(train)[:calibration_pictures]
@@ -94,7 +98,15 @@ def proof_of(
             expected=student.space.id,
             fix="name the gallery model that the student was trained with, or search nothing (--no-retrieval)",
         )
+    split = split or _split_to_search(dataset)
     indices = np.arange(len(dataset)) if split is None else dataset.split(split)
+    if np.isin(drawn, indices).any():
+        raise ConfigError(
+            "files would be judged on the pictures that they are calibrated on",
+            got=f"split {split}, {np.isin(drawn, indices).sum()} of {len(drawn)} calibration pictures",
+            expected="classes never trained on",
+            fix="name another with --split, or calibrate nothing",
+        )
     protocol = for_dataset(dataset, indices)
     say(f"{dataset.name}: embedding {len(protocol.gallery_ids):,} gallery pictures with the gallery model")
     vectors = _embedded(gallery, dataset, indices[protocol.gallery_ids])
@@ -104,6 +116,19 @@ def proof_of(
 
     name = dataset.name if split is None else f"{dataset.name}/{split}"
     return Proof(calibration, RetrievalTest(name, read, vectors, protocol))
+
+
+def _split_to_search(dataset: Dataset) -> str | None:
+    """The split that is not ``train``; None of data without splits."""
+    others = [name for name in dataset.splits if name != "train"]
+    if not dataset.splits or len(others) == 1:
+        return others[0] if others else None
+    raise ConfigError(
+        f"{dataset.name} has not one split that is to be searched",
+        got=", ".join(dataset.splits),
+        expected="train, and one of classes that were never trained on",
+        fix="name one with --split, or search nothing (--no-retrieval)",
+    )
 
 
 def _embedded(model: LoadedModel, dataset: Dataset, indices: np.ndarray) -> np.ndarray:

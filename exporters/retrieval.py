@@ -20,6 +20,8 @@ from hetero.retrieval.verification import Threshold, accept_rates, count_pairs
 
 BLOCK = 2048  # pictures embedded at a time: a large split never lies in memory as pixels
 HISTOGRAM_BINS = 80
+FEWEST_ACCEPTED = 10  # pairs: of fewer, one more or less is no ratio to go by
+_RULE_OF_THREE = 3.0  # Hanley and Lippman-Hand, If nothing goes wrong, is everything all right?, JAMA 1983
 HISTOGRAM_QUERIES = 1000  # millions of pairs: the curves do not change any more
 Embed = Callable[[np.ndarray], np.ndarray]
 """``uint8 [n, h, w, c] -> float32 [n, dim]``."""
@@ -81,7 +83,10 @@ class RetrievalTest:
 
 @dataclass(frozen=True)
 class Searched:
-    """What the queries of one model found: scores, (true, false) accept rates at each threshold, similarities."""
+    """What the queries of one model found: scores, (true, false) accept rates at each threshold, similarities.
+
+    A false accept rate of fewer than ``FEWEST_ACCEPTED`` pairs is given as that of so many.
+    """
 
     scores: Scores
     rates: tuple[tuple[float, float], ...]
@@ -96,11 +101,18 @@ class Judge:
         thresholds: similarities calibrated for it, at which accept rates are compared; may be none.
 
     Raises:
-        RetrievalError: embeddings that cannot be searched with.
+        RetrievalError: embeddings that cannot be searched with, or a gallery in which nothing wrong can be found.
     """
 
     def __init__(self, test: RetrievalTest, embed: Embed, thresholds: Sequence[Threshold]) -> None:
         self.test = test
+        if not (test.protocol.num_candidates > test.protocol.num_matches).any():
+            raise RetrievalError(
+                f"{test.name}: no query could find a picture of another class, so every model finds all",
+                got="one class",
+                expected="a gallery of several",
+                fix="search a gallery of more classes, or without a retrieval test",
+            )
         self._similarities = tuple(threshold.similarity for threshold in thresholds)
         self.torch = self._search(embed)
 
@@ -108,15 +120,19 @@ class Judge:
         vectors = self.test.embed(embed)
         searched = vectors, self.test.gallery, self.test.protocol
         rates = accept_rates(*searched, self._similarities) if self._similarities else []
-        accepted = tuple((true.value, false.value) for true, false, _, _ in rates)
+        accepted = tuple(
+            (true.value, max(false.value, FEWEST_ACCEPTED / impostors)) for true, false, _, impostors in rates
+        )
         return Searched(score(*searched), accepted, _similarities(*searched))
 
-    def judge(self, embed: Embed) -> tuple[dict[str, dict[str, float]], Similarities]:
+    def judge(self, embed: Embed, *, exact: bool = False) -> tuple[dict[str, dict[str, float]], Similarities]:
         """Measure a file: the numbers of the rungs ``retrieval``, ``flips`` and (with thresholds) ``thresholds``.
 
         A ``…_delta`` is the file's value less the torch model's. *Lost* are queries whose first match is right with
         the torch model only (the negative flip rate of Yan et al., Positive-congruent training, CVPR 2021), *won* the
-        reverse. Of several thresholds the one that shifted most is given.
+        reverse. Of several thresholds the one that lost most true accepts, and the one that gained most false ones, is
+        given. An interval reaches at least 3/n to both sides, for the bootstrap of n differences that are all zero is
+        empty; but where the embeddings are torch's but for roundings (``exact``), no other query would differ, either.
 
         Raises:
             RetrievalError: embeddings that cannot be searched with.
@@ -127,7 +143,9 @@ class Judge:
             ours, torchs = found.scores.per_query(metric), self.torch.scores.per_query(metric)
             delta = paired_difference(ours, torchs)
             retrieval[metric] = float(ours.mean())
-            retrieval |= {f"{metric}_delta": delta.value, f"{metric}_low": delta.low, f"{metric}_high": delta.high}
+            least = 0.0 if exact else _RULE_OF_THREE / len(ours)
+            low, high = min(delta.low, delta.value - least), max(delta.high, delta.value + least)
+            retrieval |= {f"{metric}_delta": delta.value, f"{metric}_low": low, f"{metric}_high": high}
         change = found.scores.r_at_1 - self.torch.scores.r_at_1
         rungs = {
             "retrieval": retrieval,
@@ -136,10 +154,8 @@ class Judge:
         if self._similarities:
             pairs = list(zip(found.rates, self.torch.rates, strict=True))
             rungs["thresholds"] = {
-                "true_accept_delta": min(
-                    (ours[0] - torchs[0] for ours, torchs in pairs), key=lambda value: -abs(value)
-                ),
-                "false_accept_ratio": max(ours[1] / torchs[1] if torchs[1] else 1.0 for ours, torchs in pairs),
+                "true_accept_delta": min(ours[0] - torchs[0] for ours, torchs in pairs),
+                "false_accept_ratio": max(ours[1] / torchs[1] for ours, torchs in pairs),
             }
         return rungs, found.similarities
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from exporters.bundle import Bundle, open_bundle, require_space
-from exporters.ladder import exceeded, limits_words
-from exporters.manifest import ModelFile
-from exporters.parity import compare
+from exporters.ladder import limits_words
+from exporters.manifest import ModelFile, exceeded
+from exporters.parity import UNIT_LENGTH_TOLERANCE, compare, length_error
 from exporters.recipes import RUNTIMES
 from exporters.runtimes import open_model, require_named
 from exporters.signature import require_signature, signature_of
@@ -36,7 +36,6 @@ from hetero.space import EmbeddingSpace
 
 _NPY_1_0 = b"\x93NUMPY\x01\x00"
 _ALONE = 8  # pictures that are embedded in one batch, and alone, too
-UNIT_LENGTH_TOLERANCE = 1e-5  # of a row's length: some float32 roundings over the components
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,9 @@ def verify(
     golden arrays cannot be read); ``preprocessing`` (golden pictures give the golden bytes exactly). Then for each
     file ``parity`` (its golden embeddings keep its limits against the torch model's), and in each runtime that the
     manifest calls right for it: ``runtime`` (the file loads and has the declared signature, or the runtime is not
-    installed here); ``embeddings`` (golden pixels give the file's golden embeddings within its tolerance);
-    ``unit_length``; ``batching`` (a picture alone gives what it gives in a batch; ONNX only).
+    installed here); ``embeddings`` (golden pixels give the file's golden embeddings within its tolerance); ``limits``
+    (and keep its limits against the torch model's, too); ``unit_length``; ``batching`` (a picture alone gives what it
+    gives in a batch; ONNX only).
 
     Args:
         public_key: PEM file of the key that must have signed the bundle.
@@ -150,12 +150,14 @@ def verify(
         found = dict(
             zip(
                 claimed,
-                pool.map(lambda name: _check_runtime(bundle, name, pixels, golden, threads), claimed),
+                pool.map(lambda name: _check_runtime(bundle, name, pixels, torch_vectors, golden, threads), claimed),
                 strict=True,
             )
         )
     for file in bundle.manifest.files:
-        checks.append(_check_parity(file, torch_vectors, golden[file.path]))
+        checks.append(
+            _within_limits("parity", f"{file.format} {file.precision}", file, torch_vectors, golden[file.path])
+        )
         for result in file.runtimes:
             if result.right:
                 checks.extend(found[result.name][file.path])
@@ -264,7 +266,12 @@ def _array(bundle: Bundle, path: str, dtype: str, shape: tuple[int, ...]) -> np.
 
 
 def _check_runtime(
-    bundle: Bundle, runtime: str, pixels: np.ndarray, golden: dict[str, np.ndarray], threads: int
+    bundle: Bundle,
+    runtime: str,
+    pixels: np.ndarray,
+    torch_vectors: np.ndarray,
+    golden: dict[str, np.ndarray],
+    threads: int,
 ) -> dict[str, list[Check]]:
     """What one runtime makes of the files that it is claimed for, by their paths."""
     found: dict[str, list[Check]] = {}
@@ -272,14 +279,14 @@ def _check_runtime(
     with ExitStack() as stack:
         worker: RuntimeWorker | None = None
         for file in files:
-            name, own = f"{file.format} {file.precision}, {runtime}", golden[file.path]
+            name, expected = f"{file.format} {file.precision}, {runtime}", (torch_vectors, golden[file.path])
             if not is_installed(runtime):
                 found[file.path] = [Check("runtime", True, "this runtime is not installed here", name, measured=False)]
             elif file.format == "onnx":
-                found[file.path] = list(_check_onnx(bundle, file, name, pixels, own, threads))
+                found[file.path] = list(_check_onnx(bundle, file, name, pixels, expected, threads))
             else:
                 worker = worker or stack.enter_context(RuntimeWorker(runtime))
-                found[file.path] = list(_check_in_worker(bundle, file, name, pixels, own, worker, threads))
+                found[file.path] = list(_check_in_worker(bundle, file, name, pixels, expected, worker, threads))
     return found
 
 
@@ -315,23 +322,28 @@ def _check_preprocessing(bundle: Bundle, pixels: np.ndarray) -> Check:
     return Check("preprocessing", True, f"{len(pixels)} golden pictures give the recorded bytes")
 
 
-def _check_parity(file: ModelFile, torch_vectors: np.ndarray, golden: np.ndarray) -> Check:
-    name = f"{file.format} {file.precision}"
+def _within_limits(check: str, name: str, file: ModelFile, expected: np.ndarray, found: np.ndarray) -> Check:
+    """Whether embeddings keep the file's limits against the torch model's."""
     try:
-        parity = compare(torch_vectors, golden)
+        parity = compare(expected, found)
     except ExportError as error:
-        return Check("parity", False, str(error), name)
+        return Check(check, False, str(error), name)
     measured = parity.model_dump()
     limits = {key: limit for key, limit in file.limits.items() if key in measured}
     detail = (
         f"max_abs {parity.max_abs:.3g}, mean cosine {parity.mean_cosine:.7f} to the torch model"
         f" ({limits_words(limits) or 'no limit'})"
     )
-    return Check("parity", not exceeded(parity.model_dump(), file.limits), detail, name)
+    return Check(check, not exceeded(measured, limits), detail, name)
 
 
 def _check_onnx(
-    bundle: Bundle, file: ModelFile, name: str, pixels: np.ndarray, golden: np.ndarray, threads: int
+    bundle: Bundle,
+    file: ModelFile,
+    name: str,
+    pixels: np.ndarray,
+    expected: tuple[np.ndarray, np.ndarray],
+    threads: int,
 ) -> Iterator[Check]:
     try:
         model = open_model(bundle, precision=file.precision, threads=threads)
@@ -341,8 +353,7 @@ def _check_onnx(
     yield Check("runtime", True, "onnxruntime loads the model; inputs and outputs are as declared", name)
     together = model.embed(pixels, batch_size=_ALONE)
     alone = model.embed(pixels[:_ALONE], batch_size=1)
-    yield _compared("embeddings", name, golden, together, file.golden.max_abs)
-    yield _unit_length(name, together)
+    yield from _embedded(file, name, expected, together)
     yield _compared("batching", name, together[:_ALONE], alone, file.golden.max_abs)
 
 
@@ -351,7 +362,7 @@ def _check_in_worker(
     file: ModelFile,
     name: str,
     pixels: np.ndarray,
-    golden: np.ndarray,
+    expected: tuple[np.ndarray, np.ndarray],
     worker: RuntimeWorker,
     threads: int,
 ) -> Iterator[Check]:
@@ -366,8 +377,18 @@ def _check_in_worker(
         yield Check("runtime", False, str(error), name)
         return
     yield Check("runtime", True, f"version {worker.version} runs the model; input and output are as declared", name)
-    yield _compared("embeddings", name, golden, vectors, file.golden.max_abs)
-    yield _unit_length(name, vectors)
+    yield from _embedded(file, name, expected, vectors)
+
+
+def _embedded(
+    file: ModelFile, name: str, expected: tuple[np.ndarray, np.ndarray], found: np.ndarray
+) -> Iterator[Check]:
+    """What golden pixels gave here, against the torch model's embeddings and the file's own, in this order given."""
+    torch_vectors, own = expected
+    yield _compared("embeddings", name, own, found, file.golden.max_abs)
+    yield _within_limits("limits", name, file, torch_vectors, found)
+    off = length_error(found)
+    yield Check("unit_length", off <= UNIT_LENGTH_TOLERANCE, f"lengths differ from 1 by at most {off:.3g}", name)
 
 
 def _compared(check: str, name: str, expected: np.ndarray, found: np.ndarray, tolerance: float) -> Check:
@@ -377,9 +398,3 @@ def _compared(check: str, name: str, expected: np.ndarray, found: np.ndarray, to
         return Check(check, False, str(error), name)
     detail = f"max_abs {parity.max_abs:.3g} (at most {tolerance:g}), min cosine {parity.min_cosine:.7f}"
     return Check(check, parity.max_abs <= tolerance, detail, name)
-
-
-def _unit_length(name: str, found: np.ndarray) -> Check:
-    deviation = float(np.abs(np.linalg.norm(found, axis=1) - 1).max())
-    detail = f"lengths differ from 1 by at most {deviation:.3g}"
-    return Check("unit_length", deviation <= UNIT_LENGTH_TOLERANCE, detail, name)

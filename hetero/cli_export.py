@@ -25,11 +25,11 @@ def export(
         list[str] | None, typer.Option(help="fp32, fp16, dynamic, int8, int8io, int8w, palette6, or a recipe's name.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Pictures to calibrate on and to search: run config, folder, .csv or .npz.")
+        Path | None, typer.Option(help="Pictures to calibrate on and to search: run config, folder, .csv, .npz.")
     ] = None,
     gallery_model: Annotated[Path | None, typer.Option(help="The gallery model's checkpoint.")] = None,
-    split: Annotated[str | None, typer.Option(help="Whose pictures are searched.")] = None,
-    calibration: Annotated[int, typer.Option(help="How many training pictures int8 is calibrated on.")] = 512,
+    split: Annotated[str | None, typer.Option(help="Whose pictures are searched (default: the test's).")] = None,
+    calibration: Annotated[int, typer.Option(help="Training pictures for int8; every eighth is held back.")] = 512,
     retrieval: Annotated[bool, typer.Option(help="Search the gallery with each file.")] = True,
     allow: Annotated[
         list[str] | None, typer.Option(help="Rung that files may fail: tensor, cosine, retrieval, flips, thresholds.")
@@ -56,6 +56,9 @@ def export(
     from exporters.summary import file_rows
 
     exporting, out = exporters.export, out or Path(f"{checkpoint.name}.hetero")  # says so where there is no torch
+    from exporters.pipeline import require_options
+
+    require_options(out, licence, allow or [])
     if page is not None:
         require_page(page, out)
     formats, precisions = format_ or ["onnx"], precision or ["fp32"]
@@ -110,7 +113,13 @@ def _proof(
     in_run = (checkpoint.resolve().parent.parent / "run.json").exists()
     if data is None and not in_run and (gallery_model is not None or split is not None):
         raise ConfigError("--gallery-model and --split need pictures", fix="name them with --data")
-    search = search and (gallery_model is not None or (in_run and data is None))
+    wanted, search = search, search and (gallery_model is not None or in_run)
+    if split is not None and not search:
+        raise ConfigError(
+            "--split says what is searched, and nothing is", fix="name a --gallery-model, or leave it out"
+        )
+    if wanted and not search:
+        stderr().print("no gallery model is named: whether the files find what the torch model finds is not measured")
     if not (search or calibration) or (data is None and not in_run):
         return None
     from exporters.proof import proof_of

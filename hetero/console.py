@@ -33,11 +33,12 @@ def reporting_errors(function: Command) -> Command:
             raise typer.Exit(1) from None
         except HeteroError as error:
             if kwargs.get("json"):
-                content = {"type": type(error).__name__, "message": str(error), "what": error.what, "fix": error.fix}
-                print_json({"error": content})
+                _print_error(error, error.what, error.fix)
             stderr().print(f"error: {error}", style="bold red", markup=False)
             raise typer.Exit(2) from None
         except OSError as error:  # what no room foresaw, e.g. a disk that returns errors
+            if kwargs.get("json"):
+                _print_error(error, str(error), None)
             stderr().print(f"error: {error}", style="bold red", markup=False)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
@@ -45,6 +46,10 @@ def reporting_errors(function: Command) -> Command:
             raise typer.Exit(130) from None
 
     return cast("Command", reported)
+
+
+def _print_error(error: Exception, what: str, fix: str | None) -> None:
+    print_json({"error": {"type": type(error).__name__, "message": str(error), "what": what, "fix": fix}})
 
 
 def require(report: Any) -> None:

@@ -32,7 +32,7 @@ def bundle_table(bundle: Any, rows: Any, latency_ms: Any) -> Table:
         caption += "; ms: one picture, one thread; Core ML is timed on a Mac only"
     table = Table(title=escape(str(bundle.path)), title_justify="left", caption=caption, caption_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "file")  # a path is copied from here
     for row in rows:
         delta = "" if row.r_at_1_delta is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row.r_at_1_delta)
         cells = [

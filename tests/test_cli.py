@@ -39,8 +39,8 @@ def gallery(folder, trained, pictures):
 
 @pytest.fixture(scope="module")
 def bundle(folder, trained, pictures):
-    golden = sorted(pictures.parent.glob("*.png"))[0]
-    run("export", trained / "students" / "small", "--out", folder / "small.hetero", "--golden", golden)
+    golden = [f"--golden={path}" for path in sorted(pictures.parent.glob("*.png"))[:2]]
+    run("export", trained / "students" / "small", "--out", folder / "small.hetero", *golden)
     return folder / "small.hetero"
 
 

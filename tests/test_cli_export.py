@@ -58,6 +58,7 @@ def test_in_a_run_files_are_calibrated_on_its_pictures_and_search_its_gallery(tr
     for file in manifest["files"]:
         assert not {statuses(file)[rung] for rung in UPPER[:2]} & {"not measured"}
     assert statuses(manifest["files"][0])["retrieval"] == "passed"
+    assert statuses(manifest["files"][1])["retrieval"] in ("undecided", "allowed")  # 96 queries do not tell 0.5 points
     again = documents(run("export", *arguments, "--calibration", 64))["manifest"]
     assert [file["sha256"] for file in again["files"]] == [file["sha256"] for file in manifest["files"]]
     fewer = documents(run("export", *arguments, "--calibration", 40))["manifest"]
@@ -81,15 +82,50 @@ def test_outside_a_run_int8_needs_pictures_and_names_the_option(student, tmp_pat
 def test_outside_a_run_data_and_gallery_model_take_its_place(student, trained, config, tmp_path):
     pictures = config.parent / "toy.npz"
     arguments = ["export", student, "--data", pictures, "--out", tmp_path / "s.hetero", "--json"]
-    manifest = documents(run(*arguments, *INT8, "--calibration", 64))["manifest"]
+    unsearched = run(*arguments, *INT8, "--calibration", 64)
+    assert "no gallery model is named" in unsearched.stderr
+    manifest = documents(unsearched)["manifest"]
     assert manifest["calibration"] is not None
     assert manifest["retrieval"] is None
     more = ["--gallery-model", trained / "gallery", "--split", "train"]
     searched = documents(run(*arguments, *more))["manifest"]["retrieval"]
     assert searched["data"].endswith("/train")
     assert searched["queries"] == 96
-    everything = documents(run(*arguments, *more[:2]))["manifest"]["retrieval"]
-    assert everything["queries"] == 192
+    rest = documents(run(*arguments, *more[:2]))["manifest"]["retrieval"]
+    assert (rest["data"].endswith("/test"), rest["queries"]) == (True, 96)  # the classes that are not trained on
+    judged = run(*arguments, *INT8, *more, "--calibration", 64, code=2)
+    assert "judged on the pictures that they are calibrated on; got split train, 64 of 64" in judged.stderr
+
+
+def test_in_a_run_other_data_search_the_runs_gallery_model(trained, config, tmp_path):
+    arguments = ["export", trained / "students" / "small", "--out", tmp_path / "s.hetero", "--json"]
+    for data in (config, config.parent / "toy.npz"):
+        searched = documents(run(*arguments, "--data", data))["manifest"]["retrieval"]
+        assert (searched["data"].endswith("/test"), searched["queries"]) == (True, 96)
+    wrong = run(*arguments, "--data", config, "--split", "tset", code=2)
+    assert "tset" in wrong.stderr
+    unused = run(*arguments, "--no-retrieval", "--split", "test", code=2)
+    assert "--split says what is searched, and nothing is" in unused.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--allow", "retreival"], ["--licence", "MY OWN"], ["--out", "student"]],
+    ids=["allow", "licence", "out"],
+)
+def test_what_is_wrong_anyway_is_said_before_the_gallery_is_embedded(trained, options, monkeypatch):
+    monkeypatch.setattr("exporters.proof.proof_of", lambda *_, **__: pytest.fail("embedded before checking"))
+    content = documents(run("export", trained / "students" / "small", *options, "--json", code=2))
+    assert content["error"]["type"] == "ConfigError"
+
+
+def test_an_error_of_the_file_system_is_json_too(trained, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("exporters.export", full)
+    arguments = [trained / "students" / "small", "--out", tmp_path / "s.hetero", "--no-retrieval", "--json"]
+    assert "Input/output error" in documents(run("export", *arguments, code=2))["error"]["message"]
 
 
 @pytest.mark.parametrize("option", ["--gallery-model", "--split"])
@@ -142,7 +178,7 @@ def test_a_file_that_fails_is_left_out_with_its_evidence_if_asked(trained, tmp_p
 def test_a_file_that_fails_a_rung_that_it_may_is_written_and_says_so(trained, tmp_path):
     arguments = [trained / "students" / "small", "--out", tmp_path / "s.hetero", *INT8, *ALLOWED, "--allow", "cosine"]
     manifest = documents(run("export", *arguments, "--json"))["manifest"]
-    assert [statuses(file)["cosine"] for file in manifest["files"]] == ["passed", "allowed"]
+    assert [statuses(file)["cosine"] for file in manifest["files"]] == ["no limit", "allowed"]
 
 
 def test_what_cannot_be_is_refused_at_once(trained, tmp_path):
@@ -158,8 +194,9 @@ def test_what_cannot_be_is_refused_at_once(trained, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (200, 12, 12), dtype=np.uint8)
     labels, names = np.arange(200, dtype=np.int32) // 50, np.array(list("abcd"))
     np.savez(tmp_path / "noise.npz", images=noise, labels=labels, classes=names, train=np.arange(200))
-    result = run("export", student, *out, *INT8, "--data", tmp_path / "noise.npz", code=2)
-    assert "look like noise" in result.stderr
+    arguments = ["export", student, *out, *INT8, "--data", tmp_path / "noise.npz"]
+    assert "has not one split that is to be searched; got train;" in run(*arguments, code=2).stderr
+    assert "look like noise" in run(*arguments, "--no-retrieval", code=2).stderr
     assert not (tmp_path / "s.hetero").exists()
 
 

@@ -159,6 +159,14 @@ def test_open_bundle_raises_when_a_path_leaves_the_folder_or_is_odd(bundle: Path
         open_bundle(bundle)
 
 
+FOUND = {"r_at_1_delta": -0.004, "r_at_1_low": -0.02, "map_at_r_delta": 0.0, "map_at_r_low": -0.001}
+SEARCH = {"r_at_1_delta": -0.005, "map_at_r_delta": -0.01}
+
+
+def rung(number: int, **values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda manifest: manifest["files"][0]["ladder"][number].update(values)
+
+
 def set_at(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     def edit(content: Any) -> None:
         for key in keys[:-1]:
@@ -195,7 +203,17 @@ def set_at(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_at("files", 0, "precision", value="int9"), "precision"),
         (set_at("files", 0, "golden", "max_abs", value=0), "max_abs"),
         (set_at("files", 0, "precision", value="dynamic"), "there is no onnx file of precision dynamic"),
-        (set_at("files", 0, "ladder", 0, "status", value="failed"), "the rung tensor failed and was not allowed"),
+        (set_at("files", 0, "recipe", value="wi8_afp16"), "precision fp32 and recipe wi8_afp16"),
+        (set_at("files", 0, "golden", "max_abs", value=2.5), "may differ by more than the recipe's 1e-05"),
+        (set_at("files", 0, "attempts", value=0), "attempts"),
+        (rung(0, measured={"max_abs": 0.8}, status="failed"), "the rung tensor failed and was not allowed"),
+        (rung(0, measured={"max_abs": 0.8}), "the rung tensor is passed, and by its numbers failed"),
+        (rung(0, measured={"max_abs": 0.8}, limits={"max_abs": 1.0}), "looser limits than the recipe fp32"),
+        (rung(2, measured=FOUND, status="no limit"), "the rung retrieval has looser limits"),
+        (rung(2, measured=FOUND, limits={"r_at_1_delta": -0.8}, status="passed"), "looser limits"),
+        (rung(2, measured=FOUND, limits=SEARCH, status="passed"), "is passed, and by its numbers undecided"),
+        (rung(3, status="passed"), "the rung flips is passed, and by its numbers not measured"),
+        (rung(1, limits={"mean_cosine": 0.9}), "limit on what was not measured"),
         (set_at("files", 0, "ladder", 0, "limits", value={"lost": 1.0}), "the rung tensor has another rung's numbers"),
         (set_at("files", 0, "output", value={"dtype": "int8", "scale": None, "zero_point": None}), "has a scale"),
         (set_at("files", 0, "output", value={"dtype": "float32", "scale": 1.0, "zero_point": 0}), "has a scale"),
@@ -206,7 +224,7 @@ def set_at(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_at("files", 0, "runtimes", 0, "name", value="tensorflow"), "a runtime is none of onnxruntime"),
         (set_at("files", 0, "ladder", value=[]), "the ladder is not tensor, cosine"),
         (lambda m: m["files"][0]["ladder"].reverse(), "the ladder is not tensor, cosine"),
-        (set_at("files", 0, "ladder", 0, "limits", value={}), "to no limit"),
+        (rung(0, measured={}, limits={}, status="not measured"), "the rung tensor was not measured"),
         (set_at("files", 0, "ladder", 0, "limits", value={"nonsense": 1.0}), "nonsense"),
         (set_at("thresholds", 0, "far", value=0), r"thresholds\.0\.far"),
         (set_at("thresholds", 0, "similarity", value="0.5"), "another form; got thresholds"),

@@ -37,7 +37,7 @@ def varied(measured: Bundle) -> Manifest:
     onnx_int8["ladder"][3] |= {"status": "allowed", "measured": {"lost": 0.0625, "won": 0.0}}
     tflite["runtimes"][-1] |= {"right": False, "reason": "max_abs 0.25 of this runtime"}
     content["files"].pop()
-    entry = {key: left_out[key] for key in ("format", "precision", "recipe", "ladder", "layers")}
+    entry = {key: left_out[key] for key in ("format", "precision", "recipe", "attempts", "ladder", "layers")}
     entry["ladder"][2] |= {"status": "failed"}
     entry["ladder"][2]["measured"] |= {"r_at_1_delta": -0.0417, "r_at_1_low": -0.1042, "r_at_1_high": 0.0}
     entry["kept_float"] = [layer["name"] for layer in left_out["layers"][:1]]

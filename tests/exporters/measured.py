@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from networks import DIM, SPEC, wide
 
 SPACE = define_space(weights_sha256="a" * 64, preprocess_fingerprint=SPEC.fingerprint(), dim=DIM)
-NOISE = 30.0  # grey levels between two pictures of a class: hard enough that some queries fail
+NOISE = 28.0  # grey levels between two pictures of a class: hard enough that some queries fail
 
 
 def smooth(rng: np.random.Generator, count: int) -> np.ndarray:

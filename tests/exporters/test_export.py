@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import subprocess
@@ -189,10 +190,12 @@ def test_golden_image_files_are_stored_as_they_are_and_a_bad_one_is_named(networ
     [
         ([], "wrong number of golden images"),
         (np.zeros((65, 4, 4), np.uint8), "wrong number of golden images"),
-        (np.zeros((1, 4, 4, 3), np.float32), "unsupported layout"),
-        (np.zeros((1, 4, 4, 4), np.uint8), "unsupported layout"),
-        (np.zeros((1, 0, 4, 3), np.uint8), "unsupported layout"),
-        (np.zeros((1, 4), np.uint8), "unsupported layout"),
+        (np.zeros((2, 4, 4, 3), np.float32), "unsupported layout"),
+        (np.zeros((2, 4, 4, 4), np.uint8), "unsupported layout"),
+        (np.zeros((2, 0, 4, 3), np.uint8), "unsupported layout"),
+        (np.zeros((2, 4), np.uint8), "unsupported layout"),
+        (np.zeros((1, 4, 4), np.uint8), "wrong number of golden images; got 1; expected 2 to 64"),
+        (np.zeros((8, 4, 4), np.uint8), "golden images are all the same"),
     ],
 )
 def test_export_raises_when_golden_images_cannot_be_used(
@@ -201,6 +204,19 @@ def test_export_raises_when_golden_images_cannot_be_used(
     monkeypatch.setattr("exporters.onnx.to_onnx", lambda *_: pytest.fail("exported before checking"))
     with pytest.raises(ConfigError, match=message):
         export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE, golden_images=images)
+
+
+@pytest.mark.parametrize(("bias", "message"), [(0.0, "gives a zero embedding"), (1.0, "gives the same embedding")])
+def test_a_dead_network_is_refused_for_any_file_would_reproduce_it(
+    network: nn.Module, tmp_path: Path, bias: float, message: str
+) -> None:
+    network = copy.deepcopy(network)
+    *_, last = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(bias)
+    with pytest.raises(ExportError, match=message):
+        export(network, tmp_path / "a.hetero", preprocess=SPEC, space=SPACE)
 
 
 @pytest.mark.parametrize(

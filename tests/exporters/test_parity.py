@@ -26,6 +26,16 @@ def test_compare_measures_a_hand_worked_pair() -> None:
     assert parity.min_cosine == pytest.approx(math.cos(0.2), abs=1e-6)
     assert parity.mean_cosine == pytest.approx((1 + math.cos(0.2)) / 2, abs=1e-6)
     assert parity.images == 2
+    assert parity.self_r_at_1 == 1.0
+
+
+def test_compare_counts_the_pictures_nearest_to_their_own_embedding() -> None:
+    reference = np.array([unit(0), unit(0.1), unit(0.2), unit(0.2)], np.float32)
+    dead = np.array([unit(0.11)] * 4, np.float32)  # one embedding for all, and no cosine below 0.99
+    parity = compare(reference, dead)
+    assert parity.min_cosine > 0.99
+    assert parity.self_r_at_1 == 0.25
+    assert compare(reference, reference).self_r_at_1 == 1.0  # two equal pictures are each other's
 
 
 def test_compare_counts_the_cosine_of_zero_vectors_as_one_and_of_a_single_one_as_zero() -> None:

@@ -86,8 +86,9 @@ def test_the_rungs_are_what_a_slow_search_finds(vectors: dict[str, np.ndarray]) 
     assert flips["won"] == pytest.approx((right["file"] & ~right["torch"]).mean())
     assert flips["lost"] > flips["won"] > 0
     shifts = [accepted["file"][place] - accepted["torch"][place] for place in (0, 1)]
-    assert thresholds["true_accept_delta"] == pytest.approx(max(shifts, key=abs), abs=1e-6)
-    ratios = [accepted["file"][place] / accepted["torch"][place] for place in (2, 3) if accepted["torch"][place]]
+    assert thresholds["true_accept_delta"] == pytest.approx(min(shifts), abs=1e-6)
+    floor = 10 / (CLASSES * EACH * (CLASSES - 1) * EACH)
+    ratios = [max(accepted["file"][place], floor) / max(accepted["torch"][place], floor) for place in (2, 3)]
     assert thresholds["false_accept_ratio"] == pytest.approx(max(ratios), abs=1e-6)
     assert len(similarities.matching) == HISTOGRAM_BINS
     assert sum(similarities.matching) == CLASSES * EACH * (EACH - 1)
@@ -101,8 +102,49 @@ def test_the_torch_model_itself_loses_nothing_and_without_thresholds_there_is_no
     rungs, similarities = judge.judge(lambda pixels: vectors["torch"][pixels[:, 0, 0, 0]])
     assert rungs.keys() == {"retrieval", "flips"}
     assert rungs["flips"] == {"lost": 0.0, "won": 0.0}
-    assert rungs["retrieval"]["r_at_1_delta"] == rungs["retrieval"]["map_at_r_high"] == 0.0
+    assert rungs["retrieval"]["r_at_1_delta"] == rungs["retrieval"]["map_at_r_delta"] == 0.0
+    assert rungs["retrieval"]["r_at_1_low"] == pytest.approx(-3 / len(vectors["labels"]))  # by the rule of three
     assert similarities == judge.torch.similarities
+    exact, _ = judge.judge(lambda pixels: vectors["torch"][pixels[:, 0, 0, 0]], exact=True)
+    assert exact["retrieval"]["r_at_1_low"] == exact["retrieval"]["r_at_1_high"] == 0.0
+
+
+def accepting(matching: list[float], other: list[float]) -> np.ndarray:
+    """Four queries of two classes, whose gallery has the two axes: similarities to the own axis and to the other."""
+    found = np.stack([matching, other], axis=1)
+    third = np.sqrt(np.maximum(1 - (found**2).sum(1), 0))
+    rows = np.column_stack([found, third])
+    rows[2:, :2] = rows[2:, 1::-1]
+    return rows.astype(np.float32)
+
+
+def thresholds_rung(torch: np.ndarray, file: np.ndarray, *at: float) -> dict[str, float]:
+    gallery = np.eye(3, dtype=np.float32)[:2]
+    pixels = np.arange(4, dtype=np.uint8)[:, None, None, None]
+    test = RetrievalTest.of_arrays("axes", pixels, np.array([0, 0, 1, 1]), gallery, np.array([0, 1]))
+    judge = Judge(test, lambda pictures: torch[pictures[:, 0, 0, 0]], tuple(map(threshold, at)))
+    return judge.judge(lambda pictures: file[pictures[:, 0, 0, 0]])[0]["thresholds"]
+
+
+def test_true_accepts_lost_at_one_threshold_are_not_hidden_by_more_won_at_another() -> None:
+    torch, file = accepting([0.9, 0.9, 0.2, 0.2], [0.1] * 4), accepting([0.9, 0.4, 0.4, 0.4], [0.1] * 4)
+    found = thresholds_rung(torch, file, 0.3, 0.8)  # half more at the first, a quarter less at the second
+    assert found["true_accept_delta"] == pytest.approx(-0.25)
+
+
+def test_false_accepts_where_the_torch_model_has_none_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporters.retrieval.FEWEST_ACCEPTED", 1)
+    torch, file = accepting([0.9] * 4, [0.1] * 4), accepting([0.8] * 4, [0.5] * 4)
+    assert thresholds_rung(torch, file, 0.4)["false_accept_ratio"] == pytest.approx(4.0)
+    assert thresholds_rung(torch, torch, 0.4)["false_accept_ratio"] == 1.0
+
+
+def test_a_gallery_of_one_class_judges_nothing() -> None:
+    pixels = np.zeros((2, 1, 1, 1), np.uint8)
+    one = np.zeros(2, int)
+    test = RetrievalTest.of_arrays("one", pixels, one, np.eye(2, dtype=np.float32), one)
+    with pytest.raises(RetrievalError, match="no query could find a picture of another class"):
+        Judge(test, lambda pictures: np.eye(2, dtype=np.float32), ())
 
 
 def test_queries_are_read_in_blocks(vectors: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:

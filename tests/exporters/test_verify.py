@@ -79,8 +79,8 @@ def npy(array: np.ndarray, **options: Any) -> bytes:
 
 def test_verify_passes_a_fresh_bundle_and_says_what_it_did(path: Path) -> None:
     report = verify(path, expected_space=SPACE)
-    names = ["integrity", "space", "preprocessing", "parity", "runtime", "embeddings", "unit_length", "batching"]
-    assert [check.name for check in report.checks] == names
+    names = ["integrity", "space", "preprocessing", "parity", "runtime", "embeddings", "limits", "unit_length"]
+    assert [check.name for check in report.checks] == [*names, "batching"]
     assert report.passed
     assert report.space_id == SPACE.id
     content = json.loads(json.dumps(report.to_json()))
@@ -95,7 +95,7 @@ def test_verify_passes_a_fresh_bundle_and_says_what_it_did(path: Path) -> None:
         "measured": True,
     }
     assert "11 files" in detail
-    assert [check.file for check in report.checks[3:]] == ["onnx fp32", *["onnx fp32, onnxruntime"] * 4]
+    assert [check.file for check in report.checks[3:]] == ["onnx fp32", *["onnx fp32, onnxruntime"] * 5]
 
 
 def test_what_is_not_installed_is_said_to_be_not_measured(measured: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_verify_reports_another_space_and_still_measures_the_rest(path: Path) ->
     other = define_space(weights_sha256="b" * 64, preprocess_fingerprint="c" * 64, dim=6)
     report = verify(path, expected_space=other.id)
     assert [check.name for check in report.checks if not check.passed] == ["space"]
-    assert len(report.checks) == 8
+    assert len(report.checks) == 9
     detail = report.checks[1].detail
     assert other.id in detail
     assert SPACE.id in detail
@@ -147,7 +147,7 @@ def test_verify_catches_a_model_with_a_wrong_mean(path: Path) -> None:
     names = {"hetero.space_id": SPACE.id, "hetero.preprocess_fingerprint": SPEC.fingerprint()}
     data, _ = to_onnx(trace(make_network(), wrong), names)
     replace_file(path, MODEL, data)
-    assert failed(path) == ["embeddings"]
+    assert failed(path) == ["embeddings", "limits"]
 
 
 @pytest.mark.parametrize("key", ["hetero.space_id", "hetero.preprocess_fingerprint"])
@@ -218,7 +218,7 @@ def test_verify_catches_a_model_that_returns_nan(path: Path) -> None:
         if tensor.data_type == onnx.TensorProto.FLOAT and list(tensor.dims) == [6]:
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(6, np.nan, np.float32), tensor.name))
     replace_file(path, MODEL, model.SerializeToString())
-    assert {"embeddings", "unit_length", "batching"} == set(failed(path))
+    assert {"embeddings", "limits", "unit_length", "batching"} == set(failed(path))
 
 
 def test_verify_catches_a_picture_that_no_longer_gives_its_pixels(path: Path) -> None:
@@ -249,7 +249,7 @@ def test_verify_catches_a_file_that_keeps_its_own_golden_embeddings_but_not_torc
     changed = vectors.copy()
     changed[1, 2] -= 2e-5
     replace_file(path, bundle.manifest.golden.embeddings.path, npy(changed))
-    assert failed(path) == ["parity"]
+    assert failed(path) == ["parity", "limits"]
 
 
 GOOD = np.zeros((4, 6), np.float32)
