@@ -1,10 +1,11 @@
 """The ``hetero`` command. Each command composes the rooms; results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done, 1 a check failed, 2 bad usage or input, 130 interrupted.
+Exit codes: 0 done, 1 a check failed, 2 bad usage or input, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +48,13 @@ def command(function: Command) -> Command:
 
 def main() -> None:
     """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _terminated)
     app()
+
+
+def _terminated(number: int, frame: object) -> None:
+    """Leave by an exception, so that temporary files and workers go as they do after an interruption."""
+    raise SystemExit(128 + number)
 
 
 @command

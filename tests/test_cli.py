@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -289,6 +290,33 @@ def test_interrupting_says_that_nothing_is_lost(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(hetero.workflows.train, "train_run", interrupted)
     assert "intact" in run("train", config, "--out", tmp_path / "run", code=130).stderr
+
+
+def test_terminating_a_command_leaves_no_temporary_files(config, tmp_path):
+    """The real command and the real signal, while it holds a temporary directory."""
+    waiting = """
+import sys, tempfile, time
+import hetero.cli, hetero.workflows.train
+def train_run(*args, **kwargs):
+    with tempfile.TemporaryDirectory():
+        print("working", flush=True)
+        time.sleep(60)
+hetero.workflows.train.train_run = train_run
+hetero.cli.main()
+"""
+    (tmp_path / "temporary").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", waiting, "train", config, "--out", tmp_path / "run"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+        text=True,
+    )
+    assert process.stdout.readline() == "working\n"
+    assert list((tmp_path / "temporary").iterdir())
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_demo_runs_the_whole_chain_on_a_small_set(tmp_path, monkeypatch):

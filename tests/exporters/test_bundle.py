@@ -26,6 +26,7 @@ SPEC = PreprocessSpec(height=4, width=4, channels=3)
 CONTENTS = {
     "m.onnx": b"model",
     "golden/0.png": b"png",
+    "golden/1.png": b"other png",
     "golden/p.npy": b"pixels",
     "golden/e.npy": b"vectors",
     "golden/own.npy": b"own",
@@ -33,7 +34,7 @@ CONTENTS = {
 
 
 def make_manifest(contents: dict[str, bytes], **changes: Any) -> Manifest:
-    model, image, pixels, embeddings, own = (entry_of(name, data) for name, data in contents.items())
+    model, image, second, pixels, embeddings, own = (entry_of(name, data) for name, data in contents.items())
     fields: dict[str, Any] = {
         "name": "student",
         "licence": "MIT",
@@ -44,7 +45,7 @@ def make_manifest(contents: dict[str, bytes], **changes: Any) -> Manifest:
         "preprocess": SPEC,
         "files": (model_file(model, own),),
         "thresholds": (),
-        "golden": Golden(source="by hand", images=(image,), pixels=pixels, embeddings=embeddings),
+        "golden": Golden(source="by hand", images=(image, second), pixels=pixels, embeddings=embeddings),
         "calibration": None,
         "retrieval": None,
         "blocked": (),

@@ -301,7 +301,7 @@ def test_verify_catches_a_file_with_a_wrong_mean(exported: Path, tmp_path: Path)
     wrong = SPEC.model_copy(update={"mean": (0.4, 0.5, 0.61)})
     data, _ = to_coreml(fold(trace(mixed(), wrong)), "fp32", NAMED)
     failed = failed_checks(exported, tmp_path, data)
-    assert {check.name for check in failed} == {"embeddings"}
+    assert {check.name for check in failed} == {"embeddings", "limits"}
 
 
 @pytest.mark.parametrize("data", [b"junk", write_archive(Package(f"{NAMED}".encode(), b"\0" * 64))])

@@ -271,7 +271,7 @@ def test_verify_catches_a_tflite_file_with_a_wrong_mean(exported: Path, tmp_path
     reseal(path, "tflite/model.fp32.tflite", to_tflite(fold(trace(wide(), wrong)), "fp32", names)[0])
     failed = {(check.name, check.file) for check in verify(path).checks if not check.passed}
     installed = [name for name in RUNTIMES if workers.is_installed(name)]
-    assert failed == {("embeddings", f"tflite fp32, {name}") for name in installed}
+    assert failed == {(check, f"tflite fp32, {name}") for check in ("embeddings", "limits") for name in installed}
 
 
 @pytest.mark.parametrize("key", [SPACE_KEY, PREPROCESS_KEY])

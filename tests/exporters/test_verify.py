@@ -342,3 +342,16 @@ def test_report_is_passed_only_when_every_check_is(path: Path) -> None:
     report = verify(path)
     assert report.passed
     assert not replace(report, checks=(*report.checks, replace(report.checks[0], passed=False))).passed
+
+
+def test_another_version_of_a_runtime_than_was_measured_is_named(path: Path) -> None:
+    here = onnxruntime.__version__
+
+    def older(manifest: dict[str, Any]) -> None:
+        manifest["files"][0]["runtimes"][0]["version"] = "1.0.0"
+
+    [before] = [check.detail for check in verify(path).checks if check.name == "runtime"]
+    assert before == f"version {here} runs the model; input and output are as declared"
+    replace_file(path, MODEL, (path / MODEL).read_bytes(), edit=older)
+    [after] = [check.detail for check in verify(path).checks if check.name == "runtime"]
+    assert f"version {here}, not the 1.0.0 that the bundle was measured with," in after
