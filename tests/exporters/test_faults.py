@@ -253,3 +253,52 @@ def test_a_file_that_fails_is_left_out_with_its_evidence_or_allowed_by_name(tmp_
     assert verify(tmp_path / "a.hetero").passed
     with pytest.raises(ConfigError, match=r"unknown rung of the ladder; got 'cosin'; expected .*cosine"):
         export(wide(), tmp_path / "b.hetero", allow=["cosin"], **options)
+
+
+def test_layers_are_ranked_on_held_back_calibration_pictures_never_on_queries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exporters import maker
+
+    ranked: list[np.ndarray] = []
+
+    def noting(*arguments: Any) -> Any:
+        ranked.append(arguments[-1])
+        return layer_errors(*arguments)
+
+    layer_errors = maker.layer_errors
+    monkeypatch.setattr(maker, "layer_errors", noting)
+    pixels = smooth(96, SPEC, seed=2)  # other pictures than those that are searched
+    bundle = export_int8(tmp_path, pixels)
+    [found] = ranked
+    np.testing.assert_array_equal(found, pixels[7::8])
+    [file] = bundle.manifest.files
+    assert file.attempts == 1
+    # 8 of the 12 pictures held back are golden and are not compared twice, and the 64 queries are all different.
+    assert file.runtimes[0].parity.images == 8 + 4 + 64
+
+
+def test_an_output_of_integers_must_have_the_scale_and_zero_point_of_the_manifest(
+    tmp_path: Path, needs: Callable[[str], ModuleType]
+) -> None:
+    """A phone brings embeddings back with the manifest's numbers; the runtimes here use the file's own."""
+    import json
+
+    from exporters import verify
+    from exporters.bundle import seal_of
+
+    needs("tensorflow")
+    options: dict[str, Any] = {"preprocess": SPEC, "space": SPACE, "formats": ["tflite"], "precisions": ["int8io"]}
+    bundle = export(
+        wide(), tmp_path / "a.hetero", calibration=smooth(96, SPEC, classes=24, seed=1), allow=["cosine"], **options
+    )
+    assert verify(bundle.path).passed
+    for key, wrong in (("zero_point", 60), ("scale", 0.5)):
+        manifest = json.loads(bundle.raw)
+        manifest["files"][0]["output"][key] = wrong
+        raw = json.dumps(manifest).encode()
+        (bundle.path / "manifest.json").write_bytes(raw)
+        (bundle.path / "bundle.sha256").write_bytes(seal_of(raw))
+        failed = [check for check in verify(bundle.path).checks if not check.passed]
+        assert {check.name for check in failed} == {"runtime"}
+        assert all("something else than declared" in check.detail for check in failed)
