@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from commands import documents, run
 
 from exporters import recipes
@@ -102,6 +103,12 @@ def test_in_a_run_other_data_search_the_runs_gallery_model(trained, config, tmp_
     for data in (config, config.parent / "toy.npz"):
         searched = documents(run(*arguments, "--data", data))["manifest"]["retrieval"]
         assert (searched["data"].endswith("/test"), searched["queries"]) == (True, 96)
+    other = tmp_path / "train.yaml"
+    other.write_text(
+        yaml.safe_dump({**yaml.safe_load(config.read_text()), "evaluation": {"split": "train"}}), encoding="utf-8"
+    )
+    searched = documents(run(*arguments, "--data", other))["manifest"]["retrieval"]
+    assert searched["data"].endswith("/train")  # as that config evaluates
     wrong = run(*arguments, "--data", config, "--split", "tset", code=2)
     assert "tset" in wrong.stderr
     unused = run(*arguments, "--no-retrieval", "--split", "test", code=2)
