@@ -1,0 +1,199 @@
+"""The emulated arm64 device: a machine under QEMU that is started when it is needed, and reached over real adb."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from device_tests.adb import AdbDevice
+from device_tests.device import Finished, OnLine, Properties
+from device_tests.emulator import machine as machines
+from device_tests.emulator.build import Build, build_device, cache_folder, newest_build
+from device_tests.emulator.tools import require_tools
+from device_tests.errors import CommandError, DeviceError, EmulatorError
+
+DEFAULT_NAME = "emulator"
+BOOT_TIMEOUT_S = 240.0  # about 20 s on an idle machine; one that runs tests beside is many times slower
+_COMPILE_TIMEOUT_S = 600.0
+_LONGEST_TAR_BYTES = 1 << 28
+_POLL_S = 0.5
+_IMPORTS = "import ai_edge_litert.interpreter, onnxruntime, numpy, hashlib, json, platform, resource"
+_PACK = """
+import glob, os, sys, tarfile
+os.chdir("/")
+with tarfile.open(sys.argv[1], "w") as tar:
+    for path in sorted(glob.glob("usr/**/*.pyc", recursive=True)):
+        tar.add(path)
+"""
+Say = Callable[[str], object]
+
+
+def build(*, say: Say = lambda line: None, cache: Path | None = None) -> Build:
+    """Build the device where the cache has no build of the packages of today.
+
+    Raises:
+        EmulatorError: a program is missing, or neither a mirror nor the cache has what is needed.
+    """
+    cache = cache or cache_folder()
+    return build_device(cache, lambda kernel, root: _compile_bytecode(kernel, root, cache / "run"), say=say)
+
+
+def start(name: str = DEFAULT_NAME, *, say: Say = lambda line: None, cache: Path | None = None) -> machines.Machine:
+    """The running machine of this name, booted and answering over adb; built and started where it is not.
+
+    Raises:
+        EmulatorError: it cannot be built, or does not boot in time; with what it said last.
+        DeviceError: it cannot be reached over adb.
+    """
+    cache = cache or cache_folder()
+    require_tools("qemu-system-aarch64", "adb")
+    with machines.locked(cache / "run", name):
+        found = machines.running(cache / "run", name)
+        if found is None:
+            made = newest_build(cache) or build(say=say, cache=cache)
+            say("booting the emulated device")
+            found = machines.launch(cache / "run", name, made.path / "vmlinuz", made.path / "root.cpio", build=made.key)
+        _wait_for(found)
+        return found
+
+
+def stop(name: str = DEFAULT_NAME, *, cache: Path | None = None) -> bool:
+    """End the machine of this name; False where none runs."""
+    folder = (cache or cache_folder()) / "run"
+    with machines.locked(folder, name):
+        found = machines.running(folder, name)
+        if found is None:
+            return False
+        machines.end(folder, found)
+        _forget(found.serial)
+        return True
+
+
+def status(name: str = DEFAULT_NAME, *, cache: Path | None = None) -> machines.Machine | None:
+    """The machine of this name, where it runs."""
+    return machines.running((cache or cache_folder()) / "run", name)
+
+
+class EmulatedDevice:
+    """Implements :class:`~device_tests.device.Device` over :class:`~device_tests.adb.AdbDevice`.
+
+    The machine is started when it is first used, and started again where its process went.
+    """
+
+    def __init__(self, name: str = DEFAULT_NAME, *, say: Say = lambda line: None, cache: Path | None = None) -> None:
+        self.name = name
+        self.base = AdbDevice.base
+        self._say, self._cache = say, cache
+        self._adb = self._started()
+
+    @property
+    def python(self) -> str | None:
+        """See :class:`~device_tests.device.Device`."""
+        return self._adb.python
+
+    @property
+    def serial(self) -> str:
+        """What adb calls it now."""
+        return self._adb.serial
+
+    def properties(self) -> Properties:
+        """See :class:`~device_tests.device.Device`."""
+        return self._adb.properties()
+
+    def push(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
+        """See :class:`~device_tests.device.Device`."""
+        self._adb.push(data, path, mode=mode)
+
+    def pull(self, path: str, *, limit_bytes: int) -> bytes:
+        """See :class:`~device_tests.device.Device`."""
+        return self._adb.pull(path, limit_bytes=limit_bytes)
+
+    def run(
+        self, argv: Sequence[str], *, timeout_s: float, folder: str | None = None, on_line: OnLine | None = None
+    ) -> Finished:
+        """See :class:`~device_tests.device.Device`."""
+        return self._adb.run(argv, timeout_s=timeout_s, folder=folder, on_line=on_line)
+
+    def free_bytes(self, folder: str) -> int:
+        """See :class:`~device_tests.device.Device`."""
+        return self._adb.free_bytes(folder)
+
+    def temperature_c(self) -> float | None:
+        """An emulated device has none."""
+        return None
+
+    def battery_percent(self) -> float | None:
+        """An emulated device has none."""
+        return None
+
+    def reconnect(self) -> None:
+        """See :class:`~device_tests.device.Device`; a machine that went is started again."""
+        self._adb = self._started()
+
+    def _started(self) -> AdbDevice:
+        adb = AdbDevice(start(self.name, say=self._say, cache=self._cache).serial)
+        adb.connect()
+        return adb
+
+
+def _wait_for(machine: machines.Machine) -> None:
+    """Wait until the machine answers over adb."""
+    until, said = time.monotonic() + BOOT_TIMEOUT_S, "nothing"
+    while time.monotonic() < until:
+        if not machine.alive:
+            break
+        try:
+            device = AdbDevice(machine.serial)
+            device.connect()
+            if device.run(("true",), timeout_s=20).exit_code == 0:
+                return
+        except DeviceError as error:
+            said = str(error)
+        time.sleep(_POLL_S)
+    raise EmulatorError(
+        "the emulated device does not answer",
+        got=f"{'process ended' if not machine.alive else said}; its console: {machines.console_tail(machine)}",
+        expected=f"an answer over adb in {BOOT_TIMEOUT_S:g} s",
+        fix="hetero device emulator stop, then start it again; on a busy machine wait until it is idle",
+    )
+
+
+def _compile_bytecode(kernel: Path, root: Path, folder: Path) -> bytes:
+    """Boot a device and let its Python compile what the runtimes import, which also proves that they load."""
+    with machines.locked(folder, "compile"):
+        machine = machines.launch(folder, "compile", kernel, root, build="unfinished")
+        try:
+            _wait_for(machine)
+            device = AdbDevice(machine.serial)
+            archive = f"{device.base}/compiled.tar"
+            for argv in (
+                ("python3", "-c", _IMPORTS),
+                ("python3", "-c", _PACK, archive),
+            ):
+                ended = device.run(argv, timeout_s=_COMPILE_TIMEOUT_S)
+                if ended.exit_code != 0:
+                    raise CommandError(
+                        "the runtimes do not load on the emulated device",
+                        device="emulator",
+                        command=argv,
+                        exit_code=ended.exit_code,
+                        got=(ended.stderr or ended.stdout).strip()[-300:],
+                    )
+            compiled = device.pull(archive, limit_bytes=_LONGEST_TAR_BYTES)
+        finally:
+            machines.end(folder, machine)
+            _forget(machine.serial)
+    with tarfile.open(fileobj=io.BytesIO(compiled)) as tar:
+        if not any(name.endswith(".pyc") for name in tar.getnames()):
+            raise EmulatorError("the emulated device compiled nothing")
+    return compiled
+
+
+def _forget(serial: str) -> None:
+    """Take a machine that ended out of adb's list."""
+    from device_tests.adb_wire import make_client
+
+    make_client().disconnect(serial)

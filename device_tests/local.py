@@ -1,0 +1,156 @@
+"""This computer as a device: files in a temporary folder, commands as processes with a clean environment."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from device_tests.device import Finished, OnLine, Properties
+from device_tests.errors import DeviceFullError, DevicePermissionError, DeviceTimeoutError, TransferError
+
+_INHERITED = ("HOME", "PATH", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
+_CHUNK_BYTES = 1 << 16
+
+
+class LocalDevice:
+    """Implements :class:`~device_tests.device.Device`.
+
+    Args:
+        python: the interpreter that has the runtimes; with None, the one that runs now.
+    """
+
+    name = "local"
+
+    def __init__(self, python: str | None = None, *, base: Path | None = None) -> None:
+        self.python: str | None = python or sys.executable
+        self.base = str(base or tempfile.gettempdir())
+
+    def properties(self) -> Properties:
+        """See :class:`~device_tests.device.Device`."""
+        return Properties(
+            kind="host",
+            abi=platform.machine(),
+            model=platform.processor() or platform.machine(),
+            system=f"{platform.system()} {platform.release()}",
+            identity=platform.node(),
+        )
+
+    def push(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
+        """See :class:`~device_tests.device.Device`."""
+        with _translated("push", path):
+            Path(path).write_bytes(data)
+            os.chmod(path, mode)
+
+    def pull(self, path: str, *, limit_bytes: int) -> bytes:
+        """See :class:`~device_tests.device.Device`."""
+        with _translated("pull", path), open(path, "rb") as stream:
+            data = stream.read(limit_bytes + 1)
+        if len(data) > limit_bytes:
+            raise TransferError(
+                f"{path} is too large",
+                device=self.name,
+                command=f"pull {path}",
+                expected=f"at most {limit_bytes} bytes",
+            )
+        return data
+
+    def run(
+        self, argv: Sequence[str], *, timeout_s: float, folder: str | None = None, on_line: OnLine | None = None
+    ) -> Finished:
+        """See :class:`~device_tests.device.Device`."""
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | {"LC_ALL": "C.UTF-8"}
+        with _translated(argv[0], folder or "."), tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
+            )
+            try:
+                written = _read(process, timeout_s, on_line)
+            except TimeoutError:
+                raise DeviceTimeoutError(
+                    "a command did not end in time", device=self.name, command=argv, expected=f"{timeout_s:g} s"
+                ) from None
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # what it started, too
+                process.wait()
+                if process.stdout is not None:
+                    process.stdout.close()
+            errors.seek(0)
+            said = errors.read()
+        return Finished(process.returncode, _text(written), _text(said))
+
+    def free_bytes(self, folder: str) -> int:
+        """See :class:`~device_tests.device.Device`."""
+        with _translated("df", folder):
+            return shutil.disk_usage(folder).free
+
+    def temperature_c(self) -> float | None:
+        """Not asked for: this computer's speed is not reported."""
+        return None
+
+    def battery_percent(self) -> float | None:
+        """Not asked for."""
+        return None
+
+    def reconnect(self) -> None:
+        """It cannot be lost."""
+
+
+def _read(process: subprocess.Popen[bytes], timeout_s: float, on_line: OnLine | None) -> bytes:
+    """All of standard output; ``TimeoutError`` if it or the process does not end in time."""
+    until, parts, open_line = time.monotonic() + timeout_s, [], b""
+    assert process.stdout is not None  # noqa: S101  (a pipe)
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(max(until - time.monotonic(), 0)):
+                raise TimeoutError
+            chunk = os.read(process.stdout.fileno(), _CHUNK_BYTES)
+            if not chunk:
+                break
+            parts.append(chunk)
+            *lines, open_line = (open_line + chunk).split(b"\n")
+            for line in lines if on_line is not None else ():
+                on_line(_text(line))
+    try:
+        process.wait(max(until - time.monotonic(), 0.1))
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
+    return b"".join(parts)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\r")
+
+
+@contextmanager
+def _translated(command: str, path: str) -> Iterator[None]:
+    """Turns what the operating system refuses into a device's errors."""
+    try:
+        yield
+    except OSError as error:
+        doing, got = f"{command} {path}", error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fix = "free some, or choose another TMPDIR"
+            raise DeviceFullError("no space left", device="local", command=doing, got=got, fix=fix) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            fix = "check the permissions"
+            raise DevicePermissionError("access refused", device="local", command=doing, got=got, fix=fix) from error
+        raise TransferError("a file or program cannot be used", device="local", command=doing, got=got) from error
