@@ -24,8 +24,10 @@ QUICK_TIMEOUT_S = 30.0
 BACK_TIMEOUT_S = 60.0  # a phone that reboots takes about as long
 _SLOWEST_BYTES_PER_S = 1 << 18  # of a transfer: USB 1.1 does a megabyte
 _POLL_S = 0.5
-_ANDROID = ("ro.product.cpu.abi", "ro.product.manufacturer", "ro.product.model", "ro.build.version.release")
-_ANDROID += ("ro.build.version.sdk", "ro.hardware", "ro.kernel.qemu", "ro.boot.qemu", "ro.serialno")
+_ANDROID = (
+    *("ro.product.cpu.abi", "ro.product.manufacturer", "ro.product.model", "ro.build.version.release"),
+    *("ro.build.version.sdk", "ro.hardware", "ro.kernel.qemu", "ro.boot.qemu", "ro.serialno"),
+)
 _EMULATED_HARDWARE = re.compile(r"goldfish|ranchu|cutf_cvm|vbox86")
 _LINUX_NAMES = {"arm64-v8a": "aarch64", "armeabi-v7a": "armv7l", "x86": "i686"}  # Android's names of processors
 _VIRTUAL = "linux,dummy-virt"  # what QEMU's machine "virt" calls itself in the device tree
@@ -61,14 +63,12 @@ class AdbDevice:
         found = self.run(("sh", "-c", script), timeout_s=QUICK_TIMEOUT_S)
         if found.exit_code == 0:
             return self._android(dict(zip(_ANDROID, found.stdout.split("\n"), strict=False)))
-        script = (
-            "uname -m; uname -sr; tr '\\0' ' ' </proc/device-tree/compatible; echo; cat /proc/sys/kernel/random/boot_id"
-        )
+        script = "uname -m; uname -sr; tr '\\0' ' ' </proc/device-tree/compatible"
         found = self.run(("sh", "-c", script), timeout_s=QUICK_TIMEOUT_S)
-        abi, system, compatible, boot = (found.stdout.split("\n") + [""] * 4)[:4]
+        abi, system, compatible = (found.stdout.split("\n") + [""] * 3)[:3]
         if abi == "aarch64" and _VIRTUAL in compatible.split():
             model = "QEMU arm64 machine, no Android"
-            return Properties("linux-arm64-emulated", abi, model, system, f"{self.serial} {boot}")
+            return Properties("linux-arm64-emulated", abi, model, system, self.serial)
         raise DeviceError(
             "this is neither Android nor the emulated device",
             device=self.serial,

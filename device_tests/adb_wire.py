@@ -15,8 +15,8 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from device_tests.device import Finished, OnLine
 from device_tests.errors import (
@@ -133,7 +133,8 @@ class AdbWire:
 
     def pull(self, path: str, *, limit_bytes: int, timeout_s: float) -> bytes:
         """Read a file."""
-        until, parts, size = time.monotonic() + timeout_s, [], 0
+        until, size = time.monotonic() + timeout_s, 0
+        parts: list[bytes] = []
         with self._errors(f"pull {path}", until), self._service("sync:", until) as service:
             target = path.encode()
             _send(service, b"RECV" + struct.pack("<I", len(target)) + target, until)
@@ -157,7 +158,7 @@ class AdbWire:
         ):
             return str(answer.read_string_block())
 
-    def _device(self):  # type: ignore[no-untyped-def]
+    def _device(self) -> Any:
         return self.client.device(serial=self.serial)
 
     @contextmanager
@@ -213,7 +214,7 @@ class AdbWire:
         """Turns what adbutils and sockets raise into a device's errors."""
         from adbutils.errors import AdbError, AdbTimeout
 
-        about = {"device": self.serial, "command": doing}
+        about: dict[str, Any] = {"device": self.serial, "command": doing}
         try:
             yield
         except DeviceError:
@@ -225,7 +226,7 @@ class AdbWire:
         except AdbError as error:
             raise self._translated(str(error), about) from error
 
-    def _translated(self, said: str, about: dict[str, str]) -> DeviceError:
+    def _translated(self, said: str, about: dict[str, Any]) -> DeviceError:
         if "unauthorized" in said or "authorizing" in said:
             fix = "unlock the phone and allow USB debugging from this computer"
             return DeviceUnauthorizedError("the phone has not allowed this computer", got=said, fix=fix, **about)
@@ -277,7 +278,8 @@ def _read_v2(service: AdbConnection, until: float, on_line: OnLine | None) -> Fi
 
 
 def _read_to_end(service: AdbConnection, until: float, on_line: OnLine | None) -> bytes:
-    parts, open_line = [], b""
+    parts: list[bytes] = []
+    open_line = b""
     while True:
         service.conn.settimeout(_left(until))
         part = service.conn.recv(1 << 16)
@@ -290,8 +292,9 @@ def _read_to_end(service: AdbConnection, until: float, on_line: OnLine | None) -
 def _tell(data: bytes, on_line: OnLine | None) -> bytes:
     """Tell the whole lines; returns what is left of the last."""
     *lines, rest = data.split(b"\n")
-    for line in lines if on_line is not None else ():
-        on_line(_text(line))
+    if on_line is not None:
+        for line in lines:
+            on_line(_text(line))
     return rest
 
 

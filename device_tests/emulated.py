@@ -6,14 +6,16 @@ import io
 import tarfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from device_tests.adb import AdbDevice
 from device_tests.device import Finished, OnLine, Properties
 from device_tests.emulator import machine as machines
-from device_tests.emulator.build import Build, build_device, cache_folder, newest_build
+from device_tests.emulator.build import Build, build_device, newest_build
 from device_tests.emulator.tools import require_tools
 from device_tests.errors import CommandError, DeviceError, EmulatorError
+from device_tests.folders import cache_folder
 
 DEFAULT_NAME = "emulator"
 BOOT_TIMEOUT_S = 240.0  # about 20 s on an idle machine; one that runs tests beside is many times slower
@@ -37,7 +39,7 @@ def build(*, say: Say = lambda line: None, cache: Path | None = None) -> Build:
     Raises:
         EmulatorError: a program is missing, or neither a mirror nor the cache has what is needed.
     """
-    cache = cache or cache_folder()
+    cache = _builds(cache)
     return build_device(cache, lambda kernel, root: _compile_bytecode(kernel, root, cache / "run"), say=say)
 
 
@@ -48,7 +50,7 @@ def start(name: str = DEFAULT_NAME, *, say: Say = lambda line: None, cache: Path
         EmulatorError: it cannot be built, or does not boot in time; with what it said last.
         DeviceError: it cannot be reached over adb.
     """
-    cache = cache or cache_folder()
+    cache = _builds(cache)
     require_tools("qemu-system-aarch64", "adb")
     with machines.locked(cache / "run", name):
         found = machines.running(cache / "run", name)
@@ -62,7 +64,7 @@ def start(name: str = DEFAULT_NAME, *, say: Say = lambda line: None, cache: Path
 
 def stop(name: str = DEFAULT_NAME, *, cache: Path | None = None) -> bool:
     """End the machine of this name; False where none runs."""
-    folder = (cache or cache_folder()) / "run"
+    folder = _builds(cache) / "run"
     with machines.locked(folder, name):
         found = machines.running(folder, name)
         if found is None:
@@ -74,7 +76,7 @@ def stop(name: str = DEFAULT_NAME, *, cache: Path | None = None) -> bool:
 
 def status(name: str = DEFAULT_NAME, *, cache: Path | None = None) -> machines.Machine | None:
     """The machine of this name, where it runs."""
-    return machines.running((cache or cache_folder()) / "run", name)
+    return machines.running(_builds(cache) / "run", name)
 
 
 class EmulatedDevice:
@@ -101,7 +103,7 @@ class EmulatedDevice:
 
     def properties(self) -> Properties:
         """See :class:`~device_tests.device.Device`."""
-        return self._adb.properties()
+        return replace(self._adb.properties(), identity=f"{self.name} {self._build}")
 
     def push(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
         """See :class:`~device_tests.device.Device`."""
@@ -134,9 +136,16 @@ class EmulatedDevice:
         self._adb = self._started()
 
     def _started(self) -> AdbDevice:
-        adb = AdbDevice(start(self.name, say=self._say, cache=self._cache).serial)
+        machine = start(self.name, say=self._say, cache=self._cache)
+        self._build = machine.build  # the same after a restart: what it finished is finished
+        adb = AdbDevice(machine.serial)
         adb.connect()
         return adb
+
+
+def _builds(cache: Path | None) -> Path:
+    """The folder of builds and running machines, below the cache given or the user's."""
+    return (cache or cache_folder()) / "emulator"
 
 
 def _wait_for(machine: machines.Machine) -> None:

@@ -127,8 +127,9 @@ def _read(process: subprocess.Popen[bytes], timeout_s: float, on_line: OnLine | 
                 break
             parts.append(chunk)
             *lines, open_line = (open_line + chunk).split(b"\n")
-            for line in lines if on_line is not None else ():
-                on_line(_text(line))
+            if on_line is not None:
+                for line in lines:
+                    on_line(_text(line))
     try:
         process.wait(max(until - time.monotonic(), 0.1))
     except subprocess.TimeoutExpired:

@@ -18,7 +18,7 @@ from hetero.models.checkpoint import LoadedModel, load_model
 from hetero.models.embed import embed
 from hetero.retrieval.protocol import for_dataset
 from hetero.training.run import read_run
-from hetero.workflows.source import open_source
+from hetero.workflows.source import open_source, split_to_search
 
 BLOCK = 2048  # pictures decoded at a time
 
@@ -98,7 +98,7 @@ def proof_of(
             expected=student.space.id,
             fix="name the gallery model that the student was trained with, or search nothing (--no-retrieval)",
         )
-    split = split or _split_to_search(dataset)
+    split = split or split_to_search(dataset, fix="name one with --split, or search nothing (--no-retrieval)")
     indices = np.arange(len(dataset)) if split is None else dataset.split(split)
     if np.isin(drawn, indices).any():
         raise ConfigError(
@@ -116,19 +116,6 @@ def proof_of(
 
     name = dataset.name if split is None else f"{dataset.name}/{split}"
     return Proof(calibration, RetrievalTest(name, read, vectors, protocol))
-
-
-def _split_to_search(dataset: Dataset) -> str | None:
-    """The split that is not ``train``; None of data without splits."""
-    others = [name for name in dataset.splits if name != "train"]
-    if not dataset.splits or len(others) == 1:
-        return others[0] if others else None
-    raise ConfigError(
-        f"{dataset.name} has not one split that is to be searched",
-        got=", ".join(dataset.splits),
-        expected="train, and one of classes that were never trained on",
-        fix="name one with --split, or search nothing (--no-retrieval)",
-    )
 
 
 def _embedded(model: LoadedModel, dataset: Dataset, indices: np.ndarray) -> np.ndarray:

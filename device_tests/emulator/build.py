@@ -39,14 +39,6 @@ class Build:
         return content
 
 
-def cache_folder() -> Path:
-    """Where builds are kept: ``HETERO_CACHE``, else the user's cache folder."""
-    if "HETERO_CACHE" in os.environ:
-        return Path(os.environ["HETERO_CACHE"]) / "emulator"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "hetero" / "emulator"
-
-
 def newest_build(cache: Path) -> Build | None:
     """The build made last, if any is whole."""
     found = [path.parent for path in (cache / "builds").glob(f"*/{MANIFEST}")]

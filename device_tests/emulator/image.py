@@ -75,7 +75,7 @@ def write_root(stream: BinaryIO, packages: Sequence[Path], wheels: Sequence[Path
 
 
 def write_bytecode(stream: BinaryIO, compiled: bytes) -> None:
-    """Append the compiled Python files of a tar archive, whose names are paths of the device without the first slash."""
+    """Append the compiled Python files of a tar archive, whose names are the device's paths less the first slash."""
     archive = CpioWriter(stream)
     with tarfile.open(fileobj=io.BytesIO(compiled)) as tar:
         for member in tar:

@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import contextmanager, suppress
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from device_tests.emulator.tools import require_tools
 from device_tests.errors import EmulatorError
+from device_tests.folders import process_start
 from hetero import atomic
 
 MEMORY_MB = 2048
@@ -29,7 +30,7 @@ _LOCK_TIMEOUT_S = 400.0
 
 @dataclass(frozen=True)
 class Machine:
-    """A running machine: ``started`` is the kernel's start time of the process, so that no reused pid is taken for it."""
+    """A running machine: ``started`` is when the process started, so that no reused pid is taken for it."""
 
     name: str
     pid: int
@@ -46,7 +47,7 @@ class Machine:
     @property
     def alive(self) -> bool:
         """Whether its process runs."""
-        return _start_time(self.pid) == self.started
+        return process_start(self.pid) == self.started
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def launch(folder: Path, name: str, kernel: Path, root: Path, *, build: str) -> 
             stderr=log,
             start_new_session=True,
         )
-    started = _start_time(process.pid)
+    started = process_start(process.pid)
     if started is None or process.poll() is not None:
         raise EmulatorError("QEMU ended at once", got=(folder / f"{name}.log").read_text(errors="replace").strip())
     machine = Machine(name, process.pid, started, port, build, str(console))
@@ -147,13 +148,3 @@ def free_port() -> int:
             port = int(probe.getsockname()[1])
         if port not in ADB_SCANS:
             return port
-
-
-def _start_time(pid: int) -> str | None:
-    """Field 22 of ``/proc/PID/stat``; None where there is no such process, or only its remains."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()  # the name before may hold blanks and brackets
-    return None if fields[0] in "ZX" else fields[19]

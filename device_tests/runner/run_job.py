@@ -14,8 +14,9 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ PROGRESS_INTERVAL_S = 1.0
 ABIS = {"arm64-v8a": "aarch64", "arm64": "aarch64", "amd64": "x86_64", "armeabi-v7a": "armv7l", "x86": "i686"}
 
 
-class JobFailed(Exception):
+class JobFailedError(Exception):
     """The job cannot be done; ``kind`` is one of the contract's."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -40,7 +41,7 @@ class Tflite:
     def __init__(self, module: Any, data: bytes, job: dict[str, Any]) -> None:
         asked = job["delegate"]
         if asked not in ("auto", "none", "xnnpack"):
-            raise JobFailed("no-delegate", f"{job['runtime']} in Python has no delegate {asked!r}")
+            raise JobFailedError("no-delegate", f"{job['runtime']} in Python has no delegate {asked!r}")
         kinds = module.OpResolverType
         resolver = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if asked == "none" else kinds.AUTO
         self.interpreter = module.Interpreter(
@@ -51,7 +52,7 @@ class Tflite:
         self.shape = [int(side) for side in self.source["shape"]][1:]
         self.delegate = delegated(self.interpreter)
         if asked == "xnnpack" and not self.delegate["nodes_taken"]:
-            raise JobFailed("no-delegate", f"XNNPACK took none of the {self.delegate['nodes']} nodes")
+            raise JobFailedError("no-delegate", f"XNNPACK took none of the {self.delegate['nodes']} nodes")
 
     def embed(self, picture: np.ndarray) -> np.ndarray:
         """One picture ``uint8 [h, w, c]`` as the file gives it, ``[dim]``."""
@@ -88,22 +89,23 @@ def delegated(interpreter: Any) -> dict[str, Any]:
     return {"name": "XNNPACK" if taken else None, "nodes_taken": len(taken), "nodes": len(own)}
 
 
+PROVIDERS = {
+    "auto": "CPUExecutionProvider",
+    "none": "CPUExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+    "nnapi": "NnapiExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+}
+
+
 class Onnx:
     """An ONNX file in onnxruntime."""
 
-    PROVIDERS = {
-        "auto": "CPUExecutionProvider",
-        "none": "CPUExecutionProvider",
-        "xnnpack": "XnnpackExecutionProvider",
-        "nnapi": "NnapiExecutionProvider",
-        "qnn": "QNNExecutionProvider",
-    }
-
     def __init__(self, module: Any, data: bytes, job: dict[str, Any]) -> None:
         asked, there = job["delegate"], module.get_available_providers()
-        provider = self.PROVIDERS.get(asked)
-        if provider not in there:
-            raise JobFailed("no-delegate", f"this onnxruntime has no {asked}, only {', '.join(there)}")
+        provider = PROVIDERS.get(asked)
+        if provider is None or provider not in there:
+            raise JobFailedError("no-delegate", f"this onnxruntime has no {asked}, only {', '.join(there)}")
         options = module.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = job["threads"], 1
         options.log_severity_level = 4
@@ -115,7 +117,7 @@ class Onnx:
         if asked not in ("auto", "none"):
             self.delegate = assigned(module, data, provider, np.zeros((1, *self.shape), np.uint8))
             if not self.delegate["nodes_taken"]:
-                raise JobFailed("no-delegate", f"{provider} took none of the {self.delegate['nodes']} nodes")
+                raise JobFailedError("no-delegate", f"{provider} took none of the {self.delegate['nodes']} nodes")
 
     def embed(self, picture: np.ndarray) -> np.ndarray:
         """One picture ``uint8 [h, w, c]``: ``float32 [dim]``."""
@@ -153,15 +155,15 @@ def open_model(job: dict[str, Any], data: bytes) -> tuple[Any, str]:
         elif name == "onnxruntime":
             import onnxruntime as module
         else:
-            raise JobFailed("no-runtime", f"this runner knows no runtime {name!r}")
+            raise JobFailedError("no-runtime", f"this runner knows no runtime {name!r}")
     except ImportError as error:
-        raise JobFailed("no-runtime", f"{name} is not installed here: {error}") from error
+        raise JobFailedError("no-runtime", f"{name} is not installed here: {error}") from error
     try:
         model = (Onnx if name == "onnxruntime" else Tflite)(module, data, job)
-    except JobFailed:
+    except JobFailedError:
         raise
     except Exception as error:  # whatever a runtime raises
-        raise JobFailed("refused", f"{name} cannot load the model: {type(error).__name__}: {error}") from error
+        raise JobFailedError("refused", f"{name} cannot load the model: {type(error).__name__}: {error}") from error
     try:
         return model, version(name)
     except PackageNotFoundError:
@@ -174,10 +176,10 @@ def checked_bytes(entry: dict[str, Any]) -> bytes:
         with open(entry["path"], "rb") as stream:
             data = stream.read()
     except OSError as error:
-        raise JobFailed("wrong-file", f"cannot read {entry['path']}: {error.strerror}") from error
+        raise JobFailedError("wrong-file", f"cannot read {entry['path']}: {error.strerror}") from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != entry["sha256"]:
-        raise JobFailed("wrong-file", f"{entry['path']} has sha256 {digest}, and the job says {entry['sha256']}")
+        raise JobFailedError("wrong-file", f"{entry['path']} has sha256 {digest}, and the job says {entry['sha256']}")
     return data
 
 
@@ -188,7 +190,9 @@ def pictures(job: dict[str, Any], shape: list[int]) -> np.ndarray:
         data = checked_bytes(entry)
         pixels = np.frombuffer(data, np.uint8, offset=len(data) - int(np.prod(entry["shape"]))).reshape(entry["shape"])
         if list(pixels.shape[1:]) != shape:
-            raise JobFailed("signature", f"the model takes pictures {shape}, and {entry['path']} has {entry['shape']}")
+            raise JobFailedError(
+                "signature", f"the model takes pictures {shape}, and {entry['path']} has {entry['shape']}"
+            )
         parts.append(pixels)
     return np.concatenate(parts)
 
@@ -203,7 +207,8 @@ def embed_all(model: Any, pixels: np.ndarray, job: dict[str, Any]) -> tuple[np.n
         latency.append(milliseconds)
         if time.monotonic() - told >= PROGRESS_INTERVAL_S or number == len(pixels):
             told = time.monotonic()
-            print(json.dumps({"done": number, "total": len(pixels)}), flush=True)
+            sys.stdout.write(json.dumps({"done": number, "total": len(pixels)}) + "\n")
+            sys.stdout.flush()
     return model.as_float(np.stack(rows)), warmup, latency
 
 
@@ -217,26 +222,28 @@ def timed(work: Callable[[Any], Any], argument: Any) -> tuple[Any, float]:
 def require_alive(vectors: np.ndarray, dim: int) -> None:
     """Refuse embeddings that nothing can be found with."""
     if vectors.shape[1:] != (dim,):
-        raise JobFailed("signature", f"embeddings have shape {list(vectors.shape)}, and the job says dimension {dim}")
+        raise JobFailedError(
+            "signature", f"embeddings have shape {list(vectors.shape)}, and the job says dimension {dim}"
+        )
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
-        raise JobFailed(
+        raise JobFailedError(
             "bad-embedding", f"{int(bad.sum())} embeddings are not finite, first that of picture {bad.argmax()}"
         )
     zero = ~vectors.any(axis=1)
     if zero.any():
-        raise JobFailed(
+        raise JobFailedError(
             "bad-embedding", f"{int(zero.sum())} embeddings are zero, first that of picture {zero.argmax()}"
         )
     if len(vectors) > 1 and (vectors == vectors[0]).all():
-        raise JobFailed("bad-embedding", f"all {len(vectors)} pictures have the same embedding")
+        raise JobFailedError("bad-embedding", f"all {len(vectors)} pictures have the same embedding")
 
 
 def execute(job: dict[str, Any], result: dict[str, Any]) -> None:
     """Do the job, writing what is found into ``result``."""
     machine = platform.machine()
     if ABIS.get(job["abi"], job["abi"]) != ABIS.get(machine, machine):
-        raise JobFailed("wrong-abi", f"this is {machine}, and the job is for {job['abi']}")
+        raise JobFailedError("wrong-abi", f"this is {machine}, and the job is for {job['abi']}")
     data = checked_bytes(job["model"])
     (model, found), result["load_ms"] = timed(lambda content: open_model(job, content), data)
     result["runtime"] = {"name": job["runtime"], "version": found}
@@ -283,7 +290,7 @@ def main(path: str) -> int:
     }
     try:
         execute(job, result)
-    except JobFailed as failure:
+    except JobFailedError as failure:
         result["status"], result["failure"] = "failed", {"kind": failure.kind, "message": str(failure)}
     except Exception as error:  # the host must learn why, whatever it was
         result["status"] = "failed"

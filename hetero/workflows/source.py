@@ -70,3 +70,20 @@ def _header(source: Path) -> list[str]:
 def indices_of(dataset: Dataset, split: str | None) -> np.ndarray:
     """The images of a split, or all of them."""
     return np.arange(len(dataset)) if split is None else dataset.split(split)
+
+
+def split_to_search(dataset: Dataset, *, fix: str) -> str | None:
+    """The split whose pictures are meant to search: the one that is not ``train``; None of data without splits.
+
+    Raises:
+        ConfigError: there are several, or only ``train``.
+    """
+    others = [name for name in dataset.splits if name != "train"]
+    if not dataset.splits or len(others) == 1:
+        return others[0] if others else None
+    raise ConfigError(
+        f"{dataset.name} has not one split that is to be searched",
+        got=", ".join(dataset.splits),
+        expected="train, and one of classes that were never trained on",
+        fix=fix,
+    )

@@ -1,0 +1,191 @@
+"""Which pictures a device is to find in which gallery, and what the gallery model itself would have found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hetero.data.dataset import NO_GROUP, ROLE_GALLERY, ROLE_QUERY, Dataset
+from hetero.data.pixels import read_pixels
+from hetero.errors import DataError, SpaceMismatchError
+from hetero.preprocess import PreprocessSpec
+from hetero.retrieval.gallery import Gallery, open_gallery
+from hetero.retrieval.protocol import Protocol
+from hetero.workflows.source import open_source, split_to_search
+
+DEFAULT_QUERIES = 200
+_NO_PARAGON = "the queries are not in the gallery; --paragon names their gallery-model vectors, from hetero index"
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """Queries ready to be embedded and searched with.
+
+    Attributes:
+        name: of the data, such as ``omniglot/test``.
+        pixels: ``uint8 [q, h, w, c]``, preprocessed: what a device gets.
+        ids: what each query picture is called.
+        gallery: ``float32 [n, dim]``, the gallery model's vectors, in the protocol's order.
+        gallery_ids: what each gallery picture is called.
+        protocol: who may match whom.
+        in_gallery: how many queries are gallery pictures themselves, and so never find themselves.
+        paragon: ``float32 [q, dim]``, the gallery model's vectors of the queries; None: ``no_paragon`` says why.
+        sha256: of pixels, names, labels and gallery: the same for the same test.
+    """
+
+    name: str
+    pixels: np.ndarray
+    ids: tuple[str, ...]
+    gallery: np.ndarray
+    gallery_ids: tuple[str, ...]
+    protocol: Protocol
+    in_gallery: int
+    paragon: np.ndarray | None
+    no_paragon: str | None
+    sha256: str
+
+
+def load_queries(
+    data: Path,
+    gallery: Gallery,
+    spec: PreprocessSpec,
+    *,
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+    count: int = DEFAULT_QUERIES,
+    seed: int = 0,
+    paragon: Path | None = None,
+) -> QuerySet:
+    """Choose query pictures of a data set that have a right answer in a gallery.
+
+    A query that is itself in the gallery (by its path, or by its folder and file name where the gallery was made
+    elsewhere) never finds itself: leave-one-out. Classes are matched by name.
+
+    Args:
+        data: run config, folder, CSV manifest or npz file.
+        split: whose pictures search; with None, the one that is not ``train``.
+        count: how many are drawn with ``seed``; 0: all.
+        paragon: a gallery directory with the gallery model's vectors of the query pictures.
+
+    Raises:
+        DataError: no query has a right answer in the gallery, or a picture's names are ambiguous.
+        SpaceMismatchError: ``paragon`` is of another space or another gallery model.
+    """
+    dataset = open_source(data, overrides)
+    split = split or split_to_search(dataset, fix="name one with --split")
+    indices = np.arange(len(dataset)) if split is None else dataset.split(split)
+    name = dataset.name if split is None else f"{dataset.name}/{split}"
+    if dataset.roles is not None:
+        indices = indices[dataset.roles[indices] != ROLE_GALLERY]
+    rows = np.array([row for row, item in enumerate(gallery.items) if item.role != ROLE_QUERY], np.int64)
+    class_numbers = {item.class_name: item.label for item in gallery.items}
+    labels = np.array([class_numbers.get(dataset.class_names[dataset.labels[i]], -1) for i in indices], np.int64)
+    own = _rows_of([dataset.image_id(int(i)) for i in indices], [gallery.items[row].path for row in rows])
+    protocol = _protocol(dataset, indices, labels, own, gallery, rows)
+    found = np.flatnonzero(protocol.num_matches > 0)
+    if len(found) == 0:
+        raise DataError(
+            f"no query of {name} has a right answer in {gallery.path}",
+            got=f"{len(indices)} pictures of classes such as {_some_classes(dataset, indices)}",
+            expected=f"classes of the gallery, such as {', '.join(list(class_numbers)[:3])}, with another picture each",
+            fix="name the data that the gallery was made of, or another --split",
+        )
+    if count:
+        found = np.sort(np.random.default_rng(seed).permutation(found)[:count])
+    chosen = indices[found]
+    protocol = _protocol(dataset, chosen, labels[found], own[found], gallery, rows)
+    pixels = read_pixels(dataset, chosen, spec)
+    ids = tuple(dataset.image_id(int(i)) for i in chosen)
+    vectors, reason = _paragon(paragon, gallery, rows, own[found], ids)
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes())
+    digest.update(repr((ids, protocol.query_labels.tolist(), gallery.record.sha256)).encode())
+    return QuerySet(
+        name=name,
+        pixels=pixels,
+        ids=ids,
+        gallery=gallery.vectors[rows],
+        gallery_ids=tuple(gallery.items[row].path for row in rows),
+        protocol=protocol,
+        in_gallery=int((own[found] >= 0).sum()),
+        paragon=vectors,
+        no_paragon=reason,
+        sha256=digest.hexdigest(),
+    )
+
+
+def _protocol(
+    dataset: Dataset, indices: np.ndarray, labels: np.ndarray, own: np.ndarray, gallery: Gallery, rows: np.ndarray
+) -> Protocol:
+    """Ids are places in the gallery; a query that is not in it gets one of its own behind."""
+    outside = len(rows) + np.arange(len(indices))
+    gallery_labels = np.array([gallery.items[row].label for row in rows], np.int64)
+    groups = np.array([gallery.items[row].group for row in rows], np.int64)
+    sides: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    if dataset.groups is not None and (groups != NO_GROUP).any():
+        sides = (dataset.groups[indices], groups)
+    return Protocol(np.where(own >= 0, own, outside), np.arange(len(rows)), labels, gallery_labels, *sides)
+
+
+def _rows_of(names: list[str], places: list[str]) -> np.ndarray:
+    """For each name its place in a list of paths, ``int64 [n]``; -1 where it is not there.
+
+    Paths are compared whole; where none is found so, by their last two parts, for the gallery may have been made on
+    another machine.
+
+    Raises:
+        DataError: two gallery pictures have the same last two parts, so that the query's own cannot be told.
+    """
+    whole = {place: row for row, place in enumerate(places)}
+    found = np.array([whole.get(name, -1) for name in names], np.int64)
+    if (found >= 0).any():
+        return found
+    ends: dict[str, int] = {}
+    doubled = set()
+    for row, place in enumerate(places):
+        end = _end(place)
+        doubled |= {end} & ends.keys()
+        ends[end] = row
+    found = np.array([ends.get(_end(name), -1) for name in names], np.int64)
+    for name, row in zip(names, found, strict=True):
+        if row >= 0 and _end(name) in doubled:
+            raise DataError(
+                "a query may be one of several gallery pictures, so it could find itself",
+                got=f"{name}, and several gallery pictures end in {_end(name)}",
+                fix="run where the gallery was made, or index the pictures again here",
+            )
+    return found
+
+
+def _end(path: str) -> str:
+    return "/".join(path.replace("\\", "/").split("/")[-2:])
+
+
+def _paragon(
+    path: Path | None, gallery: Gallery, rows: np.ndarray, own: np.ndarray, ids: tuple[str, ...]
+) -> tuple[np.ndarray | None, str | None]:
+    if path is None:
+        return (gallery.vectors[rows][own], None) if (own >= 0).all() else (None, _NO_PARAGON)
+    opened = open_gallery(path)
+    for what, got, expected in (
+        ("space", opened.record.space_id, gallery.record.space_id),
+        ("gallery model", opened.record.model_weights_sha256, gallery.record.model_weights_sha256),
+    ):
+        if got != expected:
+            raise SpaceMismatchError(f"{path} is of another {what} than the gallery", got=got, expected=expected)
+    found = _rows_of(list(ids), [item.path for item in opened.items])
+    if (found < 0).any():
+        missing = [name for name, row in zip(ids, found, strict=True) if row < 0]
+        raise DataError(
+            f"{path} lacks vectors of query pictures",
+            got=f"no {missing[0]}, and {len(missing) - 1} more of {len(ids)}",
+            fix="make it with hetero index from the same data",
+        )
+    return opened.vectors[found], None
+
+
+def _some_classes(dataset: Dataset, indices: np.ndarray) -> str:
+    return ", ".join(dataset.class_names[label] for label in np.unique(dataset.labels[indices])[:3]) or "none"
