@@ -47,6 +47,13 @@ class AdbDevice:
         self.back_timeout_s = back_timeout_s
         self._wire = AdbWire(make_client(), serial)
 
+    @classmethod
+    def opened(cls, serial: str) -> AdbDevice:
+        """The device of this serial, reached; errors as :meth:`connect`."""
+        device = cls(serial)
+        device.connect()
+        return device
+
     @cached_property
     def python(self) -> str | None:
         """See :class:`~device_tests.device.Device`."""

@@ -12,11 +12,13 @@ from pathlib import Path
 import hetero
 from device_tests.cells import Cell, Settings, choose_cells, host_runtimes
 from device_tests.device import Device
-from device_tests.execute import DeviceRun, Inputs, Outcome, run_device
 from device_tests.job import RuntimeName
-from device_tests.judge import Judge, passed
+from device_tests.judge import Judge, overall
 from device_tests.local import LocalDevice
+from device_tests.native import Runner
+from device_tests.outcome import Inputs, Outcome
 from device_tests.queries import QuerySet
+from device_tests.run import DeviceRun, run_device
 from device_tests.schema import DeviceRecord, DeviceReport
 from exporters.bundle import Bundle
 from exporters.verify import file_golden, golden_arrays
@@ -41,7 +43,7 @@ def run_check(
     *,
     cells: Sequence[Cell] | None = None,
     settings: Settings | None = None,
-    runner: bytes | None = None,
+    runner: Runner | None = None,
     say: Say = lambda line: None,
 ) -> DeviceReport:
     """Run a bundle's files on devices, all devices at the same time, and judge what they embedded.
@@ -52,7 +54,7 @@ def run_check(
     Args:
         devices: by name, how each is opened: called in a thread of its own.
         cells: with None, all that the bundle has.
-        runner: a native program that follows the job contract, instead of Python on the device.
+        runner: a native program instead of Python on the device.
 
     Raises:
         MissingExtraError: no runtime on this host can run one of the files, so that there is nothing to compare with.
@@ -110,7 +112,7 @@ def _report(
         gallery_size=len(queries.gallery),
         hetero_version=hetero.__version__,
         host=f"{platform.system()} {platform.machine()}",
-        passed=passed(cells),
+        verdict=overall(cells),
         devices=tuple(_device(run) for run in runs),
         cells=cells,
     )

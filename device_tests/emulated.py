@@ -86,7 +86,8 @@ class EmulatedDevice:
     """
 
     def __init__(self, name: str = DEFAULT_NAME, *, say: Say = lambda line: None, cache: Path | None = None) -> None:
-        self.name = name
+        self.name = DEFAULT_NAME if name == DEFAULT_NAME else f"{DEFAULT_NAME}:{name}"
+        self._machine = name
         self.base = AdbDevice.base
         self._say, self._cache = say, cache
         self._adb = self._started()
@@ -136,7 +137,7 @@ class EmulatedDevice:
         self._adb = self._started()
 
     def _started(self) -> AdbDevice:
-        machine = start(self.name, say=self._say, cache=self._cache)
+        machine = start(self._machine, say=self._say, cache=self._cache)
         self._build = machine.build  # the same after a restart: what it finished is finished
         adb = AdbDevice(machine.serial)
         adb.connect()

@@ -1,148 +1,56 @@
-"""Running cells on one device: push, run, pull, and what the device gave, checked. Nothing is judged here."""
+"""Running one cell on a device: push, run, pull, and what it gave, checked. Nothing is judged here."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-
-from device_tests.cells import Cell, Settings, cell_key
-from device_tests.device import Device, Finished, Properties
+from device_tests.cells import Cell, Settings
+from device_tests.device import Finished, Properties
 from device_tests.errors import CommandError, DeviceError, DeviceLostError, JobError, TransferError
-from device_tests.job import Job, PixelsRef, new_nonce, ref
-from device_tests.result import MAX_RESULT_BYTES, DeviceResult, parse_embeddings, parse_result
-from device_tests.workspace import Workspace, sweep
+from device_tests.job import Job, new_nonce, ref
+from device_tests.native import Runner, benchmark_argv, parse_benchmark
+from device_tests.outcome import (
+    EMBEDDINGS,
+    JOB,
+    RESULT,
+    Conditions,
+    Inputs,
+    Outcome,
+    ok_outcome,
+    save_outcome,
+)
+from device_tests.result import MAX_RESULT_BYTES, DeviceResult, Failure, parse_embeddings, parse_result
+from device_tests.workspace import Workspace
 from exporters.bundle import Bundle
-from hetero import atomic
 
 TRIES = 3  # of a cell: a cable that slips twice is a broken cable
-RUNNER, JOB, RESULT, EMBEDDINGS = "run_job.py", "job.json", "result.json", "embeddings.npy"
-_OK, _FAILED = 0, 3  # the runner's exit codes that come with a result
+_PROGRAM = "runner"  # what the runner is called on the device
+_FAILED = 3  # the exit code of a runner that says in its result why it failed
+_NPY_HEADER_BYTES = 4096
 _TOLD_EVERY_S = 10.0
 Say = Callable[[str], object]
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What every cell embeds: the golden pictures, then the queries, both ``uint8 [n, h, w, c]``."""
-
-    golden: np.ndarray
-    queries: np.ndarray
-    files: dict[str, bytes] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        files = {"golden.npy": _npy(self.golden), "queries.npy": _npy(self.queries)}
-        object.__setattr__(self, "files", files)
-
-    @property
-    def refs(self) -> tuple[PixelsRef, ...]:
-        """Their entries in a job."""
-        shapes = {"golden.npy": self.golden.shape, "queries.npy": self.queries.shape}
-        return tuple(PixelsRef(**ref(name, data).model_dump(), shape=shapes[name]) for name, data in self.files.items())
+def python_runner() -> Runner:
+    """``run_job.py``, as it goes to a device."""
+    return Runner("python", resources.files("device_tests.runner").joinpath("run_job.py").read_bytes())
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one cell on one device.
+class Executor:
+    """Runs cells in a device's folder; ``runner`` is what executes the jobs there."""
 
-    Attributes:
-        status: ``ok``: there are embeddings; ``not run``: it cannot be run there; ``failed``: it should have worked.
-        reason: why it is not ``ok``.
-        golden, queries: ``float32 [n, dim]``; None where not ``ok``.
-        resumed: it was finished by an earlier call.
-    """
-
-    cell: Cell
-    status: str
-    reason: str | None = None
-    result: DeviceResult | None = None
-    golden: np.ndarray | None = None
-    queries: np.ndarray | None = None
-    temperature_c: tuple[float | None, float | None] = (None, None)
-    battery_percent: float | None = None
-    resumed: bool = False
-
-
-@dataclass(frozen=True)
-class DeviceRun:
-    """Everything one device did. ``error`` is what ended it before its cells, ``leftovers`` is what is still on it."""
-
-    name: str
-    properties: Properties | None
-    outcomes: tuple[Outcome, ...]
-    error: str | None = None
-    leftovers: tuple[str, ...] = ()
-
-
-def run_device(
-    open_device: Callable[[], Device],
-    name: str,
-    bundle: Bundle,
-    cells: Sequence[Cell],
-    inputs: Inputs,
-    settings: Settings,
-    store: Path,
-    *,
-    runner: bytes | None = None,
-    say: Say = lambda line: None,
-) -> DeviceRun:
-    """Run cells on one device, those that ``store`` has finished excepted, and leave nothing on it.
-
-    Never raises for what a device does: what failed is in the outcomes.
-
-    Args:
-        runner: a native program to be run instead of Python with ``run_job.py``; it follows the same contract.
-    """
-    try:
-        device = open_device()
-        properties = device.properties()
-        leftovers = sweep(device, say=say)
-    except DeviceError as error:
-        say(f"{name}: {error}")
-        return DeviceRun(name, None, tuple(Outcome(cell, "failed", str(error)) for cell in cells), str(error))
-    program = runner if runner is not None else runner_source()
-    digest = hashlib.sha256(program).hexdigest()
-    hashes = [entry.sha256 for entry in inputs.refs]
-    keys = [cell_key(bundle, cell, settings, properties, hashes, digest) for cell in cells]
-    outcomes: dict[int, Outcome] = {}
-    for place, (cell, key) in enumerate(zip(cells, keys, strict=True)):
-        reason = cell.impossible(properties)
-        found = Outcome(cell, "not run", reason) if reason else _stored(store / key, cell, inputs)
-        if found is not None:
-            say(f"{name}: {cell.name}: {reason or 'finished before'}")
-            outcomes[place] = found
-    todo = [place for place in range(len(cells)) if place not in outcomes]
-    if todo:
-        with Workspace(device, say=say) as workspace:
-            executor = _Executor(workspace, properties, bundle, inputs, settings, program, runner is not None, say)
-            for place in todo:
-                outcomes[place] = executor.run(cells[place], store / keys[place])
-        if workspace.leftover is not None:
-            leftovers.append(f"{workspace.folder}: {workspace.leftover}")
-    return DeviceRun(name, properties, tuple(outcomes[place] for place in range(len(cells))), None, tuple(leftovers))
-
-
-def runner_source() -> bytes:
-    """The runner, as it goes to a device."""
-    return resources.files("device_tests.runner").joinpath(RUNNER).read_bytes()
-
-
-@dataclass(frozen=True)
-class _Executor:
     workspace: Workspace
     properties: Properties
     bundle: Bundle
     inputs: Inputs
     settings: Settings
-    program: bytes
-    native: bool
+    runner: Runner
     say: Say
 
     def run(self, cell: Cell, store: Path) -> Outcome:
@@ -168,44 +76,66 @@ class _Executor:
         return Outcome(cell, "failed", reason)
 
     def _try(self, cell: Cell, store: Path) -> Outcome:
-        workspace, device = self.workspace, self.workspace.device
-        model = self.bundle.read(cell.file.path)  # hashed again: what is pushed is what the manifest lists
+        device, model = self.workspace.device, self.bundle.read(cell.file.path)
+        if self.runner.kind == "python" and device.python is None:
+            return self._failed(cell, "this device has no Python: give a --runner, see docs/phones.md")
         job = self._job(cell, model)
-        program = "runner" if self.native else RUNNER
-        workspace.ensure(program, self.program, mode=0o755)
+        self.workspace.ensure(_PROGRAM, self.runner.data, mode=0o755)
+        self.workspace.ensure(job.model.path, model)
+        if self.runner.kind == "tflite-benchmark":
+            return self._benchmark(cell, job)
         for name, data in self.inputs.files.items():
-            workspace.ensure(name, data)
-        workspace.ensure(job.model.path, model)
-        workspace.ensure(JOB, job.model_dump_json().encode())
-        if not self.native and device.python is None:
-            reason = "this device has no Python: give a --runner, see docs/phones.md"
-            return self._failed(cell, reason)
-        argv = (f"./{program}", JOB) if self.native else (str(device.python), program, JOB)
+            self.workspace.ensure(name, data)
+        self.workspace.ensure(JOB, job.model_dump_json().encode())
         before = device.temperature_c()
         self.say(f"{device.name}: {cell.name}: {job.pictures} pictures")
-        ended = workspace.run(argv, timeout_s=self.settings.timeout_s, on_line=self._teller(cell))
-        if ended.exit_code not in (_OK, _FAILED):
-            raise self._crashed(argv, ended)
-        raw = workspace.fetch(RESULT, limit_bytes=MAX_RESULT_BYTES)
+        argv = (f"./{_PROGRAM}", JOB) if self.runner.kind == "job" else (str(device.python), _PROGRAM, JOB)
+        self._run(argv, cell)
+        raw = self.workspace.fetch(RESULT, limit_bytes=MAX_RESULT_BYTES)
         result = parse_result(raw, job, device=device.name)
-        if result.status == "failed":
-            return self._refused(cell, result)
-        size = job.pictures * job.dim * 4 + 4096
-        vectors_raw = workspace.fetch(EMBEDDINGS, limit_bytes=size)
-        parse_embeddings(vectors_raw, result, device=device.name)
-        conditions = {
-            "temperature_c": [before, device.temperature_c()],
-            "battery_percent": device.battery_percent(),
-        }
-        with atomic.directory(store, marker=RESULT) as folder:
-            (folder / JOB).write_bytes(job.model_dump_json(indent=2).encode())
-            (folder / EMBEDDINGS).write_bytes(vectors_raw)
-            (folder / "conditions.json").write_text(json.dumps(conditions), encoding="utf-8")
-            (folder / RESULT).write_bytes(raw)
-        found = _stored(store, cell, self.inputs)
+        if result.failure is not None:
+            return self._refused(cell, result, result.failure)
+        embeddings = self.workspace.fetch(EMBEDDINGS, limit_bytes=4 * job.pictures * job.dim + _NPY_HEADER_BYTES)
+        vectors = parse_embeddings(embeddings, result, device=device.name)
+        conditions = Conditions((before, device.temperature_c()), device.battery_percent())
+        save_outcome(store, job, raw, embeddings, conditions)
+        return ok_outcome(cell, self.inputs, result, vectors, conditions)
+
+    def _benchmark(self, cell: Cell, job: Job) -> Outcome:
+        if cell.file.format != "tflite":
+            return Outcome(cell, "not run", "TFLite's benchmark tool runs TFLite files")
+        device, before = self.workspace.device, self.workspace.device.temperature_c()
+        argv = benchmark_argv(
+            f"./{_PROGRAM}", job.model.path, threads=job.threads, warmup=job.warmup, delegate=job.delegate
+        )
+        ended = self._run(argv, cell)
+        found = parse_benchmark(ended.stdout + ended.stderr)
         if found is None:
-            raise JobError("a result cannot be read back", device=device.name, got=str(store))
-        return Outcome(**{**vars(found), "resumed": False})
+            raise JobError(
+                "the benchmark tool printed no summary",
+                device=device.name,
+                command=argv,
+                got=ascii((ended.stdout + ended.stderr)[-200:]),
+                expected="a line count=… min=… max=… avg=…",
+            )
+        conditions = Conditions((before, device.temperature_c()), device.battery_percent())
+        return Outcome(
+            cell, "latency only", "a benchmark tool gives no embeddings", benchmark=found, conditions=conditions
+        )
+
+    def _run(self, argv: Sequence[str], cell: Cell) -> Finished:
+        ended = self.workspace.run(argv, timeout_s=self.settings.timeout_s, on_line=self._teller(cell))
+        if ended.exit_code == 0 or (ended.exit_code == _FAILED and self.runner.kind != "tflite-benchmark"):
+            return ended
+        said = (ended.stderr or ended.stdout).strip().splitlines()
+        raise CommandError(
+            "the runner ended without a result",
+            device=self.workspace.device.name,
+            command=argv,
+            exit_code=ended.exit_code,
+            got=ascii(said[-1])[:300] if said else None,
+            fix="above 128 an exit code is a signal: 137 is memory running out, 139 a crash of the runtime",
+        )
 
     def _job(self, cell: Cell, model: bytes) -> Job:
         return Job(
@@ -240,50 +170,9 @@ class _Executor:
 
         return tell
 
-    def _crashed(self, argv: Sequence[str], ended: Finished) -> CommandError:
-        said = (ended.stderr or ended.stdout).strip().splitlines()
-        return CommandError(
-            "the runner ended without a result",
-            device=self.workspace.device.name,
-            command=argv,
-            exit_code=ended.exit_code,
-            got=ascii(said[-1])[:300] if said else None,
-            fix="above 128 an exit code is a signal: 137 is memory running out, 139 a crash of the runtime",
-        )
-
-    def _refused(self, cell: Cell, result: DeviceResult) -> Outcome:
-        failure = result.failure
-        assert failure is not None  # noqa: S101  (parse_result saw to it)
+    def _refused(self, cell: Cell, result: DeviceResult, failure: Failure) -> Outcome:
         if failure.kind in ("no-runtime", "no-delegate"):
             self.say(f"{self.workspace.device.name}: {cell.name}: not run: {failure.message}")
             return Outcome(cell, "not run", failure.message, result)
         self.say(f"{self.workspace.device.name}: {cell.name}: failed: {failure.message}")
         return Outcome(cell, "failed", f"{failure.kind}: {failure.message}", result)
-
-
-def _stored(folder: Path, cell: Cell, inputs: Inputs) -> Outcome | None:
-    """A cell that was finished before; None where it was not, or its files are not whole."""
-    try:
-        job = Job.model_validate_json((folder / JOB).read_bytes())
-        result = parse_result((folder / RESULT).read_bytes(), job, device="stored")
-        vectors = parse_embeddings((folder / EMBEDDINGS).read_bytes(), result, device="stored")
-        conditions = json.loads((folder / "conditions.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, DeviceError):
-        return None
-    before, after = conditions["temperature_c"]
-    return Outcome(
-        cell=cell,
-        status="ok",
-        result=result,
-        golden=vectors[: len(inputs.golden)],
-        queries=vectors[len(inputs.golden) :],
-        temperature_c=(before, after),
-        battery_percent=conditions["battery_percent"],
-        resumed=True,
-    )
-
-
-def _npy(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-    return stream.getvalue()

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from device_tests.execute import DeviceRun, Outcome
+from device_tests.outcome import Conditions, Outcome
 from device_tests.queries import QuerySet
+from device_tests.run import DeviceRun
 from device_tests.schema import (
     METRICS,
     CellRecord,
@@ -20,6 +21,7 @@ from device_tests.schema import (
     Metric,
     Search,
     ThresholdCheck,
+    Verdict,
 )
 from exporters.manifest import ModelFile
 from hetero.retrieval import bootstrap
@@ -79,8 +81,9 @@ class Judge:
             host: the same file on the host; None or not ``ok``: there is nothing to compare with, a failure.
         """
         result, file = outcome.result, outcome.cell.file
+        conditions = outcome.conditions or Conditions((None, None), None)
         measured, reasons = None, [outcome.reason] if outcome.reason else []
-        status = {"ok": "passed", "failed": "failed", "not run": "not run"}[outcome.status]
+        status = "passed" if outcome.status == "ok" else outcome.status
         if outcome.status == "ok" and (host is None or host.status != "ok"):
             reasons.append(f"the same file does not run on the host: {host.reason if host else 'no runtime'}")
         elif outcome.status == "ok" and host is not None:
@@ -88,8 +91,6 @@ class Judge:
             reasons += verdict(measured, limits_of(file))
         if reasons and status == "passed":
             status = "failed"
-        timed = result.latency_ms if result is not None else None
-        kind = run.properties.kind if run.properties is not None else None
         return CellRecord.model_validate(
             {
                 "device": run.name,
@@ -103,13 +104,11 @@ class Judge:
                 "reasons": tuple(reasons),
                 "resumed": outcome.resumed,
                 "measured": measured,
-                "latency_ms": None
-                if timed is None or result is None
-                else LatencyRecord(**timed.model_dump(), load=result.load_ms, quoted=kind == "android-physical"),
+                "latency_ms": _latency(run, outcome),
                 "threads": result.threads if result is not None else 0,
                 "peak_rss_bytes": result.peak_rss_bytes if result is not None else None,
-                "temperature_c": outcome.temperature_c,
-                "battery_percent": outcome.battery_percent,
+                "temperature_c": conditions.temperature_c,
+                "battery_percent": conditions.battery_percent,
             }
         )
 
@@ -265,11 +264,26 @@ def _search(ours: Scores, others: Scores) -> Search:
     return Search(**found)
 
 
+def _latency(run: DeviceRun, outcome: Outcome) -> LatencyRecord | None:
+    quoted = run.properties is not None and run.properties.kind == "android-physical"
+    if outcome.benchmark is not None:
+        found = outcome.benchmark
+        return LatencyRecord(
+            mean=found.mean_ms, median=None, p90=None, p99=None, each=(), load=found.load_ms, quoted=quoted
+        )
+    if outcome.result is None or outcome.result.latency_ms is None:
+        return None
+    timed, load = outcome.result.latency_ms, outcome.result.load_ms
+    return LatencyRecord(mean=float(np.mean(timed.each)), **timed.model_dump(), load=load, quoted=quoted)
+
+
 def _signed(one: Interval) -> str:
     return f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
 
 
-def passed(cells: Sequence[CellRecord]) -> bool:
-    """Whether no cell failed, and each device ran at least one."""
-    ran = {cell.device for cell in cells if cell.status == "passed"}
-    return not any(cell.status == "failed" for cell in cells) and {cell.device for cell in cells} == ran
+def overall(cells: Sequence[CellRecord]) -> Verdict:
+    """``failed`` where a cell failed or a device ran nothing; ``not judged`` where nothing but latency was measured."""
+    ran = {cell.device for cell in cells if cell.status in ("passed", "latency only")}
+    if any(cell.status == "failed" for cell in cells) or {cell.device for cell in cells} != ran:
+        return "failed"
+    return "passed" if any(cell.status == "passed" for cell in cells) else "not judged"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class QuerySet:
         in_gallery: how many queries are gallery pictures themselves, and so never find themselves.
         paragon: ``float32 [q, dim]``, the gallery model's vectors of the queries; None: ``no_paragon`` says why.
         sha256: of pixels, names, labels and gallery: the same for the same test.
+        dataset, spec: where the pictures come from, and how they are preprocessed.
     """
 
     name: str
@@ -47,6 +48,16 @@ class QuerySet:
     paragon: np.ndarray | None
     no_paragon: str | None
     sha256: str
+    dataset: Dataset
+    spec: PreprocessSpec
+
+    def pictures(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """The preprocessed pictures of these names that the data has, ``uint8 [h, w, c]`` each."""
+        places = {self.dataset.image_id(index): index for index in range(len(self.dataset))}
+        known = [name for name in dict.fromkeys(names) if name in places]
+        if not known:
+            return {}
+        return dict(zip(known, read_pixels(self.dataset, [places[name] for name in known], self.spec), strict=True))
 
 
 def load_queries(
@@ -114,6 +125,8 @@ def load_queries(
         paragon=vectors,
         no_paragon=reason,
         sha256=digest.hexdigest(),
+        dataset=dataset,
+        spec=spec,
     )
 
 

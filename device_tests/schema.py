@@ -11,7 +11,8 @@ from device_tests.job import Record
 from device_tests.result import DelegateRecord
 
 REPORT_SCHEMA = 1
-CellStatus = Literal["passed", "failed", "not run"]
+CellStatus = Literal["passed", "failed", "not run", "latency only"]
+Verdict = Literal["passed", "failed", "not judged"]
 METRICS = ("r_at_1", "r_at_5", "map_at_r")
 
 
@@ -53,6 +54,11 @@ class Flip(Record):
     host_right: bool
     device_right: bool
     cosine: float
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """The pictures it is about."""
+        return self.query, self.host, self.device
 
 
 class Golden(Record):
@@ -107,11 +113,15 @@ class Measured(Record):
 
 
 class LatencyRecord(Record):
-    """Milliseconds an embedding on the device; ``quoted``: it is a phone's, and worth looking at."""
+    """Milliseconds an embedding on the device; ``quoted``: it is a phone's, and worth looking at.
 
-    median: float
-    p90: float
-    p99: float
+    A benchmark tool gives a mean and neither quantiles nor ``each`` picture's.
+    """
+
+    mean: float
+    median: float | None
+    p90: float | None
+    p99: float | None
     each: tuple[float, ...]
     load: float | None
     quoted: bool
@@ -137,6 +147,12 @@ class CellRecord(Record):
     temperature_c: tuple[float | None, float | None]
     battery_percent: float | None
 
+    @property
+    def name(self) -> str:
+        """``emulator, tflite int8, ai-edge-litert``, and the delegate where one was asked for."""
+        asked = "" if self.delegate is None or self.delegate.asked == "auto" else f", {self.delegate.asked}"
+        return f"{self.device}, {self.format} {self.precision}, {self.runtime}{asked}"
+
 
 class DeviceRecord(Record):
     """One device; ``error`` is why it could not be used, ``leftovers`` are folders that are still on it."""
@@ -151,7 +167,7 @@ class DeviceRecord(Record):
 
 
 class DeviceReport(Record):
-    """The whole check."""
+    """The whole check; ``not judged``: nothing failed, and only latency was measured."""
 
     schema_version: Literal[1] = 1
     bundle: str
@@ -165,6 +181,11 @@ class DeviceReport(Record):
     gallery_size: int
     hetero_version: str
     host: str
-    passed: bool
+    verdict: Verdict
     devices: tuple[DeviceRecord, ...]
     cells: tuple[CellRecord, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every device found what it should."""
+        return self.verdict == "passed"

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hetero import cli_export
+from hetero import cli_device, cli_export
 from hetero.console import (
     CheckFailedError,
     Command,
@@ -252,6 +252,14 @@ def query(
         stdout().print(f"picture: {sheet}")
     list_skipped(queries.skipped)
 
+
+device = typer.Typer(help="Run bundles on phones and emulated devices.", no_args_is_help=True)
+emulator = typer.Typer(help="An emulated arm64 Linux device, reached over real adb.", no_args_is_help=True)
+app.add_typer(device, name="device")
+device.add_typer(emulator, name="emulator")
+device.command()(reporting_errors(cli_device.run))
+for _emulating in (cli_device.build, cli_device.start, cli_device.status, cli_device.stop):
+    emulator.command()(reporting_errors(_emulating))
 
 for _exporting in (cli_export.export, cli_export.verify, cli_export.sign):
     command(_exporting)

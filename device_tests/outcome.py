@@ -1,0 +1,111 @@
+"""What became of a cell on a device, what goes in, and keeping it: a finished cell is not run again."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from device_tests.cells import Cell
+from device_tests.errors import DeviceError
+from device_tests.job import Job, PixelsRef, ref
+from device_tests.native import Benchmark
+from device_tests.result import DeviceResult, parse_embeddings, parse_result
+from hetero import atomic
+
+JOB, RESULT, EMBEDDINGS, CONDITIONS = "job.json", "result.json", "embeddings.npy", "conditions.json"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every cell embeds: the golden pictures, then the queries, both ``uint8 [n, h, w, c]``."""
+
+    golden: np.ndarray
+    queries: np.ndarray
+    files: dict[str, bytes] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        files = {"golden.npy": _npy(self.golden), "queries.npy": _npy(self.queries)}
+        object.__setattr__(self, "files", files)
+
+    @property
+    def refs(self) -> tuple[PixelsRef, ...]:
+        """Their entries in a job."""
+        shapes = {"golden.npy": self.golden.shape, "queries.npy": self.queries.shape}
+        return tuple(PixelsRef(**ref(name, data).model_dump(), shape=shapes[name]) for name, data in self.files.items())
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Of the device: its temperature before and after, in degrees Celsius, and its battery, in percent."""
+
+    temperature_c: tuple[float | None, float | None]
+    battery_percent: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one cell on one device.
+
+    Attributes:
+        status: ``ok``: there are embeddings; ``not run``: it cannot be run there; ``failed``: it should have worked;
+            ``latency only``: a benchmark tool ran it.
+        reason: why it is not ``ok``.
+        golden, queries: ``float32 [n, dim]``; None where not ``ok``.
+        resumed: it was finished by an earlier call.
+    """
+
+    cell: Cell
+    status: Literal["ok", "not run", "failed", "latency only"]
+    reason: str | None = None
+    result: DeviceResult | None = None
+    golden: np.ndarray | None = None
+    queries: np.ndarray | None = None
+    conditions: Conditions | None = None
+    resumed: bool = False
+    benchmark: Benchmark | None = None
+
+
+def save_outcome(folder: Path, job: Job, result: bytes, embeddings: bytes, conditions: Conditions) -> None:
+    """Keep a finished cell, all of it or nothing.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    with atomic.directory(folder, marker=RESULT) as target:
+        (target / JOB).write_bytes(job.model_dump_json(indent=2).encode())
+        (target / EMBEDDINGS).write_bytes(embeddings)
+        (target / CONDITIONS).write_text(json.dumps(vars(conditions)), encoding="utf-8")
+        (target / RESULT).write_bytes(result)
+
+
+def stored_outcome(folder: Path, cell: Cell, inputs: Inputs) -> Outcome | None:
+    """A cell that was finished before; None where it was not, or its files are not whole."""
+    try:
+        job = Job.model_validate_json((folder / JOB).read_bytes())
+        result = parse_result((folder / RESULT).read_bytes(), job, device="stored")
+        vectors = parse_embeddings((folder / EMBEDDINGS).read_bytes(), result, device="stored")
+        conditions = json.loads((folder / CONDITIONS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, DeviceError):
+        return None
+    before, after = conditions["temperature_c"]
+    found = ok_outcome(cell, inputs, result, vectors, Conditions((before, after), conditions["battery_percent"]))
+    return replace(found, resumed=True)
+
+
+def ok_outcome(
+    cell: Cell, inputs: Inputs, result: DeviceResult, vectors: np.ndarray, conditions: Conditions
+) -> Outcome:
+    """The outcome of a cell that gave these ``vectors [pictures, dim]``."""
+    split = len(inputs.golden)
+    return Outcome(cell, "ok", None, result, vectors[:split], vectors[split:], conditions)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+    return stream.getvalue()

@@ -1,0 +1,130 @@
+"""Views of a device check: ``result.json``, which is the truth, and the terminal's matrix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from device_tests.schema import CellRecord, DeviceRecord, DeviceReport
+from hetero import atomic
+from hetero.errors import CheckpointError
+from hetero.record import validation_lines
+from hetero.report import words
+
+RESULT = "result.json"
+EMULATED = "emulated arm64 Linux over real adb: no bionic, no ART, no am, no pm; its speed says nothing about a phone's"
+KIND_WORDS = {
+    "android-physical": "Android phone",
+    "android-emulator": "Android emulator",
+    "linux-arm64-emulated": "emulated arm64 Linux",
+    "host": "this computer",
+    None: "not reached",
+}
+_MARKS = {"passed": "✓", "failed": "✗", "not run": "–", "latency only": "–"}
+_TOLD_FLIPS = 10
+
+
+def write_result(report: DeviceReport, out: Path) -> Path:
+    """Write ``result.json`` in one step."""
+    atomic.write_text(out / RESULT, report.model_dump_json(indent=2) + "\n")
+    return out / RESULT
+
+
+def read_result(path: Path) -> DeviceReport:
+    """The report in ``path``, a ``result.json`` or the folder of one.
+
+    Raises:
+        CheckpointError: there is none, or it does not fit the schema.
+    """
+    path = path / RESULT if path.is_dir() else path
+    try:
+        return DeviceReport.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}", got=error.strerror, fix="name a device check's folder") from error
+    except ValidationError as error:
+        raise CheckpointError(f"{path} does not fit its schema", got=validation_lines(error)[:400]) from error
+
+
+def render_matrix(report: DeviceReport) -> Group:
+    """The matrix, and under it what failed, which first matches changed and what is still on a device."""
+    lines = [f"{report.queries} queries of {report.data} against {report.gallery_size:,} gallery pictures"]
+    if report.queries_in_gallery:
+        lines[0] += f"; {report.queries_in_gallery} of them are gallery pictures, which never find themselves"
+    for device in report.devices:
+        lines += _device_lines(device)
+    for cell in report.cells:
+        lines += _cell_lines(cell)
+    return Group(_matrix(report), Text("\n".join(lines)))
+
+
+def _matrix(report: DeviceReport) -> Table:
+    table = Table(title=escape(report.bundle), title_justify="left", caption_justify="left")
+    table.caption = (
+        "difference: R@1 on the device less that of the same file on the host, 95 % interval; paragon: R@1 of the "
+        "gallery model; same: queries with the same first match as on the host"
+    )
+    table.add_column("device", no_wrap=True)
+    for column in ("file", "runtime", "delegate", "R@1", "difference", "paragon", "same", "min cosine", "verdict"):
+        table.add_column(column)
+    for cell in report.cells:
+        measured = cell.measured
+        numbers = ["", "", "", "", ""]
+        if measured is not None:
+            one = measured.host.r_at_1
+            low, high = one.difference.low, one.difference.high
+            numbers = [
+                words.share(one.device),
+                f"{words.signed(one.difference.value)} [{words.signed(low)}, {words.signed(high)}]",
+                "" if measured.paragon is None else words.share(measured.paragon.r_at_1.other),
+                f"{measured.same_top:.1%}",
+                f"{measured.min_cosine:.6f}",
+            ]
+        version = f" {cell.runtime_version}" if cell.runtime_version else ""
+        file = f"{cell.format} {cell.precision}"
+        row = [cell.device, file, cell.runtime + version, delegate_words(cell), *numbers]
+        table.add_row(*map(escape, row), f"{_MARKS[cell.status]} {cell.status}")
+    return table
+
+
+def delegate_words(cell: CellRecord) -> str:
+    """``XNNPACK, 27 of 28 nodes``."""
+    found = cell.delegate
+    if found is None:
+        return ""
+    if found.name is None:
+        return "none"
+    return f"{found.name}, {found.nodes_taken} of {found.nodes} nodes"
+
+
+def _device_lines(device: DeviceRecord) -> list[str]:
+    lines = [f"{device.name}: {KIND_WORDS[device.kind]}, {device.model}, {device.system}, {device.abi}"]
+    if device.kind is None:
+        lines = []  # its error is every cell's reason
+    if device.kind == "linux-arm64-emulated":
+        lines.append(f"{device.name}: {EMULATED}")
+    lines += [f"{device.name}: still on the device: {left}" for left in device.leftovers]
+    return lines
+
+
+def _cell_lines(cell: CellRecord) -> list[str]:
+    name = f"{cell.device}, {cell.format} {cell.precision}, {cell.runtime}"
+    lines = [f"{name}: {cell.status}: {reason}" for reason in cell.reasons]
+    measured = cell.measured
+    if measured is None or not measured.flips:
+        return lines
+    lines.append(
+        f"{name}: {len(measured.flips)} of {measured.queries} queries have another first match: {measured.lost} right "
+        f"ones lost, {measured.won} won (McNemar p {measured.mcnemar_p:.2g})"
+    )
+    for flip in measured.flips[:_TOLD_FLIPS]:
+        sides = ((flip.host, flip.host_right), (flip.device, flip.device_right))
+        host, found = (f"{name} ({'right' if right else 'wrong'})" for name, right in sides)
+        lines.append(f"  {flip.query}: host {host}, device {found}, cosine {flip.cosine:.4f}")
+    if len(measured.flips) > _TOLD_FLIPS:
+        lines.append(f"  and {len(measured.flips) - _TOLD_FLIPS} more in {RESULT}")
+    return lines
