@@ -6,6 +6,7 @@ import hashlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,7 +69,9 @@ def run_check(
     references = _references(cells)
     with ThreadPoolExecutor(len(devices) + 1) as pool:
         wanted = list({one.name: one for one in references.values()}.values())
-        hosted = pool.submit(run_device, LocalDevice, "host", bundle, wanted, inputs, settings, store, say=say)
+        hosted = pool.submit(
+            run_device, partial(LocalDevice, name="host"), "host", bundle, wanted, inputs, settings, store, say=say
+        )
         runs = [
             pool.submit(run_device, opened, name, bundle, cells, inputs, settings, store, runner=runner, say=say)
             for name, opened in devices.items()

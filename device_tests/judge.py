@@ -118,7 +118,7 @@ class Judge:
         assert host.queries is not None  # noqa: S101
         assert result is not None  # noqa: S101
         ours, theirs = self._score(outcome.queries), self._score(host.queries)
-        cosines = (outcome.queries.astype(np.float64) * host.queries).sum(axis=1)
+        cosines = _cosines(outcome.queries, host.queries)
         tops = self._tops(outcome.queries), self._tops(host.queries)
         flips = find_flips(theirs.r_at_1, ours.r_at_1)
         changed = np.flatnonzero(tops[0] != tops[1])
@@ -169,11 +169,10 @@ class Judge:
     def _golden(self, outcome: Outcome, host: Outcome) -> Golden:
         own = self.golden[outcome.cell.file.path].astype(np.float64)
         assert outcome.golden is not None  # noqa: S101  (it is ok)
-        lengths = np.linalg.norm(own, axis=1) * np.linalg.norm(outcome.golden, axis=1)
         return Golden(
             max_abs=float(np.abs(outcome.golden - own).max()),
             limit=outcome.cell.file.golden.max_abs,
-            min_cosine=float(((outcome.golden * own).sum(axis=1) / lengths).min()),
+            min_cosine=float(_cosines(outcome.golden, own).min()),
             host_max_abs=None if host.golden is None else float(np.abs(host.golden - own).max()),
         )
 
@@ -262,6 +261,13 @@ def _search(ours: Scores, others: Scores) -> Search:
             device=float(device.mean()), other=float(other.mean()), difference=Interval(**difference.to_json())
         )
     return Search(**found)
+
+
+def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of rows ``[n, dim]`` that are not zero, ``float64 [n]``; no float32 row is of unit length to the last digit."""
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    found: np.ndarray = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return found
 
 
 def _latency(run: DeviceRun, outcome: Outcome) -> LatencyRecord | None:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from device_tests.device import Finished, OnLine, Properties
@@ -30,9 +31,8 @@ class LocalDevice:
         python: the interpreter that has the runtimes; with None, the one that runs now.
     """
 
-    name = "local"
-
-    def __init__(self, python: str | None = None, *, base: Path | None = None) -> None:
+    def __init__(self, python: str | None = None, *, base: Path | None = None, name: str = "local") -> None:
+        self.name = name
         self.python: str | None = python or sys.executable
         self.base = str(base or tempfile.gettempdir())
 
@@ -43,7 +43,7 @@ class LocalDevice:
             abi=platform.machine(),
             model=platform.processor() or platform.machine(),
             system=f"{platform.system()} {platform.release()}",
-            identity=platform.node(),
+            identity=" ".join([platform.node(), *_versions()]),  # what another runtime finished is not finished
         )
 
     def push(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
@@ -111,6 +111,12 @@ class LocalDevice:
 
     def reconnect(self) -> None:
         """It cannot be lost."""
+
+
+def _versions() -> Iterator[str]:
+    for package in ("onnxruntime", "ai-edge-litert", "tflite-runtime"):
+        with suppress(PackageNotFoundError):
+            yield f"{package} {version(package)}"
 
 
 def _read(process: subprocess.Popen[bytes], timeout_s: float, on_line: OnLine | None) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hetero.config import load_config
 from hetero.data.dataset import NO_GROUP, ROLE_GALLERY, ROLE_QUERY, Dataset
 from hetero.data.pixels import read_pixels
 from hetero.errors import DataError, SpaceMismatchError
@@ -78,7 +79,8 @@ def load_queries(
 
     Args:
         data: run config, folder, CSV manifest or npz file.
-        split: whose pictures search; with None, the one that is not ``train``.
+        split: whose pictures search; with None, the run config's evaluation's, else the one that is not ``train``, else
+            all.
         count: how many are drawn with ``seed``; 0: all.
         paragon: a gallery directory with the gallery model's vectors of the query pictures.
 
@@ -87,7 +89,7 @@ def load_queries(
         SpaceMismatchError: ``paragon`` is of another space or another gallery model.
     """
     dataset = open_source(data, overrides)
-    split = split or split_to_search(dataset, fix="name one with --split")
+    split = split or _split(dataset, data, overrides)
     indices = np.arange(len(dataset)) if split is None else dataset.split(split)
     name = dataset.name if split is None else f"{dataset.name}/{split}"
     if dataset.roles is not None:
@@ -128,6 +130,14 @@ def load_queries(
         dataset=dataset,
         spec=spec,
     )
+
+
+def _split(dataset: Dataset, data: Path, overrides: Sequence[str]) -> str | None:
+    if data.suffix in (".yaml", ".yml"):
+        return load_config(data, overrides).evaluation.split
+    if set(dataset.splits) <= {"train"}:  # a folder of pictures, which nobody divided
+        return None
+    return split_to_search(dataset, fix="name one with --split")
 
 
 def _protocol(

@@ -70,7 +70,7 @@ def _matrix(report: DeviceReport) -> Table:
     )
     table.add_column("device", no_wrap=True)
     for column in ("file", "runtime", "delegate", "R@1", "difference", "paragon", "same", "min cosine", "verdict"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for cell in report.cells:
         measured = cell.measured
         numbers = ["", "", "", "", ""]
@@ -79,12 +79,12 @@ def _matrix(report: DeviceReport) -> Table:
             low, high = one.difference.low, one.difference.high
             numbers = [
                 words.share(one.device),
-                f"{words.signed(one.difference.value)} [{words.signed(low)}, {words.signed(high)}]",
+                f"{words.signed(one.difference.value)}\n[{words.signed(low)}, {words.signed(high)}]",
                 "" if measured.paragon is None else words.share(measured.paragon.r_at_1.other),
                 f"{measured.same_top:.1%}",
                 f"{measured.min_cosine:.6f}",
             ]
-        version = f" {cell.runtime_version}" if cell.runtime_version else ""
+        version = f"\n{cell.runtime_version}" if cell.runtime_version else ""
         file = f"{cell.format} {cell.precision}"
         row = [cell.device, file, cell.runtime + version, delegate_words(cell), *numbers]
         table.add_row(*map(escape, row), f"{_MARKS[cell.status]} {cell.status}")
@@ -92,13 +92,13 @@ def _matrix(report: DeviceReport) -> Table:
 
 
 def delegate_words(cell: CellRecord) -> str:
-    """``XNNPACK, 27 of 28 nodes``."""
+    """``XNNPACK``, and under it ``27 of 28 nodes``."""
     found = cell.delegate
     if found is None:
         return ""
     if found.name is None:
         return "none"
-    return f"{found.name}, {found.nodes_taken} of {found.nodes} nodes"
+    return f"{found.name}\n{found.nodes_taken} of {found.nodes} nodes"
 
 
 def _device_lines(device: DeviceRecord) -> list[str]:

@@ -50,7 +50,7 @@ class Workspace:
         self._note = _notes(device.name) / Path(self.folder).name
 
     def __enter__(self) -> Workspace:
-        atomic.write_text(self._note, json.dumps({"folder": self.folder, "owner": _owner()}))
+        self._write_note([os.getpid(), process_start(os.getpid())])
         return self
 
     def __exit__(
@@ -64,6 +64,7 @@ class Workspace:
                 _remove(self.device, self.folder)
         except DeviceError as failure:
             self.leftover = str(failure)
+            self._write_note(None)
             self._say(
                 f"{self.device.name}: {self.folder} is still there, and goes when the device is next met: {failure}"
             )
@@ -113,6 +114,10 @@ class Workspace:
         """Run a command in the folder."""
         return self.device.run(argv, timeout_s=timeout_s, folder=self.folder, on_line=on_line)
 
+    def _write_note(self, owner: list[object] | None) -> None:
+        """``owner``: the process that uses the folder, and when it started; None: nobody does."""
+        atomic.write_text(self._note, json.dumps({"folder": self.folder, "owner": owner}))
+
     def _sha256(self, path: str) -> str | None:
         """Of a file of the device; None where there is none, or no program that could tell."""
         found = self.device.run(("sha256sum", path), timeout_s=QUICK_TIMEOUT_S).stdout.split()
@@ -142,12 +147,12 @@ def sweep(device: Device, *, say: Callable[[str], object] = lambda line: None) -
     for note in sorted(notes.glob(f"{PREFIX}*")) if notes.is_dir() else []:
         try:
             content = json.loads(note.read_text(encoding="utf-8"))
-            folder, (pid, started) = content["folder"], content["owner"]
-        except (OSError, ValueError, KeyError, TypeError):
+            folder, owner = content["folder"], content["owner"]
+            in_use = owner is not None and process_start(owner[0]) == owner[1]
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
             note.unlink(missing_ok=True)
             continue
-        mine = [pid, started] == _owner()
-        if mine or process_start(pid) == started or not re.fullmatch(rf"[\w./:-]*/{PREFIX}[0-9a-f]{{12}}", folder):
+        if in_use or not re.fullmatch(rf"[\w./:-]*/{PREFIX}[0-9a-f]{{12}}", folder):
             continue
         try:
             _remove(device, folder)
@@ -174,7 +179,3 @@ def _remove(device: Device, folder: str) -> None:
 
 def _notes(device: str) -> Path:
     return cache_folder() / "leftovers" / re.sub(r"[^\w.-]", "_", device)
-
-
-def _owner() -> list[object]:
-    return [os.getpid(), process_start(os.getpid())]

@@ -1,0 +1,184 @@
+"""Every fault of a phone or its cable is one typed error or a bounded retry, and nothing stays on the device."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+import pytest
+from fake_adb import FakeDevice, Fault
+
+from device_tests.adb import AdbDevice, chosen_serials
+from device_tests.cells import Settings
+from device_tests.check import run_check
+from device_tests.errors import (
+    CommandError,
+    DeviceFullError,
+    DeviceLostError,
+    DeviceNotFoundError,
+    DevicePermissionError,
+    DeviceTimeoutError,
+    DeviceUnauthorizedError,
+    TransferError,
+)
+from device_tests.queries import load_queries
+from device_tests.workspace import Workspace
+
+RUNNER = r"runner job\.json"
+
+
+@pytest.fixture
+def check(toy, tmp_path):
+    """Run the check on fake devices; returns the report and what was said."""
+
+    def run(*devices, back_timeout_s=3.0, timeout_s=60.0, out="out"):
+        said = []
+        queries = load_queries(toy.pictures, toy.gallery, toy.bundle.manifest.preprocess, count=24)
+
+        def opener(device):
+            def opened():
+                found = AdbDevice(device.serial, back_timeout_s=back_timeout_s)
+                found.connect()
+                return found
+
+            return opened
+
+        report = run_check(
+            toy.bundle,
+            toy.gallery,
+            queries,
+            {device.serial: opener(device) for device in devices},
+            tmp_path / out,
+            settings=Settings(timeout_s=timeout_s),
+            say=said.append,
+        )
+        return report, said
+
+    return run
+
+
+@pytest.fixture
+def phone(tmp_path, adb):
+    device = FakeDevice("PHONE1", tmp_path / "phone")
+    device.server = adb(device)
+    return device
+
+
+def retried(said):
+    return [line for line in said if "trying again" in line]
+
+
+def test_a_phone_without_faults_passes_and_keeps_nothing(phone, check):
+    report, said = check(phone)
+    [cell] = report.cells
+    assert cell.status == "passed", cell.reasons
+    assert report.verdict == "passed"
+    assert not retried(said)
+    assert report.devices[0].kind == "android-physical"
+    assert cell.latency_ms is not None
+    assert cell.latency_ms.quoted
+    assert (cell.temperature_c, cell.battery_percent) == ((31.2, 31.2), 83.0)
+    assert phone.files == []
+
+
+def test_a_connection_that_breaks_in_the_middle_of_a_push_is_pushed_again(phone, check):
+    phone.faults.append(Fault(r"push .*model", "disconnect", after=100_000))
+    report, said = check(phone)
+    assert report.verdict == "passed"
+    assert len(retried(said)) == 1
+    assert "PHONE1" in retried(said)[0]
+    assert phone.files == []
+
+
+def test_a_push_that_always_breaks_is_given_up_with_serial_and_command(phone, check):
+    phone.faults.append(Fault(r"push .*model", "disconnect", times=99, after=100_000))
+    report, said = check(phone)
+    [cell] = report.cells
+    assert cell.status == "failed"
+    assert re.search(r"device PHONE1, command '\S+ runner job.json', exit code 139", report.cells[0].reasons[0])
+    assert not retried(said)
+    assert phone.files == []
+
+
+def test_an_exit_code_that_is_not_sent_is_never_taken_for_success(phone, check):
+    phone.faults.append(Fault(RUNNER, "silent"))
+    report, said = check(phone)
+    assert len(retried(said)) == 1  # the connection ended before the code: tried again
+    assert report.verdict == "passed"
+    phone.features = "cmd"
+    phone.faults.append(Fault("true", "silent"))
+    with pytest.raises(CommandError, match="exit code that can be trusted"):
+        AdbDevice("PHONE1").run(("true",), timeout_s=5)
+    assert phone.files == []
+
+
+@pytest.mark.parametrize("features", ["shell_v2,cmd", "cmd"])
+def test_crlf_output_changes_nothing(phone, check, features):
+    phone.crlf, phone.features = True, features
+    report, _ = check(phone)
+    assert report.verdict == "passed", report.cells[0].reasons
+    assert report.devices[0].model == "Fake Phone"
+    assert phone.files == []
+
+
+def test_of_two_devices_only_the_one_named_is_used(tmp_path, adb, check):
+    first, second = (FakeDevice(serial, tmp_path / serial) for serial in ("PHONE1", "PHONE2"))
+    adb(first, second)
+    report, _ = check(second)
+    assert report.verdict == "passed"
+    assert first.commands == []
+    assert second.commands
+    with pytest.raises(DeviceNotFoundError, match="PHONE1, PHONE2"):
+        chosen_serials([])
+    assert chosen_serials(["all"]) == ["PHONE1", "PHONE2"]
+    assert first.files == second.files == []
+
+
+def test_two_devices_with_one_serial_are_refused(tmp_path, adb, check):
+    first, second = (FakeDevice("PHONE1", tmp_path / name) for name in ("a", "b"))
+    adb(first, second)
+    report, _ = check(first)
+    assert "several devices have one serial" in report.cells[0].reasons[0]
+    assert first.commands == second.commands == []
+
+
+def test_android_serial_names_the_device(tmp_path, adb, monkeypatch):
+    adb(*(FakeDevice(serial, tmp_path / serial) for serial in ("PHONE1", "PHONE2")))
+    monkeypatch.setenv("ANDROID_SERIAL", "PHONE2")
+    assert chosen_serials([]) == ["PHONE2"]
+    assert chosen_serials(["PHONE1"]) == ["PHONE1"]
+
+
+def test_a_serial_that_is_not_there_lists_those_that_are(phone):
+    with pytest.raises(DeviceNotFoundError, match="PHONE1"):
+        AdbDevice("NOSUCH").connect()
+
+
+def test_several_devices_run_at_the_same_time_and_one_that_fails_leaves_the_others_alone(tmp_path, adb, check):
+    good, bad = (FakeDevice(serial, tmp_path / serial) for serial in ("GOOD", "BAD"))
+    bad.faults.append(Fault(RUNNER, "code", code=9, times=9))
+    adb(good, bad)
+    report, _ = check(good, bad)
+    assert {cell.device: cell.status for cell in report.cells} == {"GOOD": "passed", "BAD": "failed"}
+    assert report.verdict == "failed"
+    assert good.files == bad.files == []
+
+
+def test_a_folder_of_a_run_that_was_killed_is_removed_at_the_next_contact(phone, check, toy):
+    """What SIGKILL leaves: the note on the host, the folder on the device, and an owner that is no more."""
+    import json
+
+    from device_tests import workspace
+
+    with Workspace(AdbDevice("PHONE1")) as open_one:
+        open_one.ensure("file", b"x")
+        note = open_one._note
+        content = json.loads(note.read_text())
+        assert content["folder"] == open_one.folder
+        killed = {**content, "folder": "/data/local/tmp/hetero-0123456789ab", "owner": [2**22 + 1, "1"]}
+        (phone.root / "tmp" / "hetero-0123456789ab").mkdir()
+        (note.parent / "hetero-0123456789ab").write_text(json.dumps(killed))
+        assert workspace.sweep(AdbDevice("PHONE1")) == []
+        assert phone.files == [os.path.basename(open_one.folder), f"{os.path.basename(open_one.folder)}/file"]
+    assert phone.files == []
