@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 from device_tests.adb_wire import AdbWire, make_client
@@ -225,27 +224,6 @@ def connected() -> list[str]:
         DeviceError: no adb server runs, and none can be started.
     """
     return [info.serial for info in make_client().list() if info.state == "device"]
-
-
-def chosen_serials(asked: Sequence[str], *, listed: Callable[[], list[str]] = connected) -> list[str]:
-    """The serials to use: those asked for, all with ``all``, else ``ANDROID_SERIAL``, else the only one connected.
-
-    Raises:
-        DeviceNotFoundError: none is connected, or several and none named.
-    """
-    if "all" not in asked and asked:
-        return list(dict.fromkeys(asked))
-    if not asked and os.environ.get("ANDROID_SERIAL"):
-        return [os.environ["ANDROID_SERIAL"]]
-    found = listed()
-    if not found or (len(found) > 1 and not asked):
-        raise DeviceNotFoundError(
-            "no device is connected" if not found else "several devices are connected, and none is named",
-            device="any",
-            got=", ".join(found) or "nothing in 'adb devices'",
-            fix="--device emulator needs no phone" if not found else "name one with --device, or --device all",
-        )
-    return found
 
 
 def _is_address(serial: str) -> bool:

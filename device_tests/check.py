@@ -6,9 +6,12 @@ import hashlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
 
 import hetero
 from device_tests.cells import Cell, Settings, choose_cells, host_runtimes
@@ -26,13 +29,20 @@ from exporters.verify import file_golden, golden_arrays
 from hetero.errors import MissingExtraError
 from hetero.retrieval.gallery import Gallery
 
-RESULT = "result.json"
 _MODULES: Mapping[RuntimeName, str] = {
     "onnxruntime": "onnxruntime",
     "ai-edge-litert": "ai_edge_litert",
     "tflite-runtime": "tflite_runtime",
 }
 Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The report, and by device and cell name what was embedded there, ``float32 [queries, dim]``."""
+
+    report: DeviceReport
+    embeddings: Mapping[tuple[str, str], np.ndarray]
 
 
 def run_check(
@@ -46,7 +56,7 @@ def run_check(
     settings: Settings | None = None,
     runner: Runner | None = None,
     say: Say = lambda line: None,
-) -> DeviceReport:
+) -> Checked:
     """Run a bundle's files on devices, all devices at the same time, and judge what they embedded.
 
     The bundle was opened with the gallery's space (:func:`exporters.open_bundle` with ``expected_space``), so nothing
@@ -79,7 +89,14 @@ def run_check(
         host = {outcome.cell.name: outcome for outcome in hosted.result().outcomes}
         found = [run.result() for run in runs]
     judge = Judge(queries, bundle.manifest.thresholds, {one.file.path: file_golden(bundle, one.file) for one in cells})
-    return _report(bundle, gallery, queries, found, {name: host[one.name] for name, one in references.items()}, judge)
+    compared = {name: host[one.name] for name, one in references.items()}
+    embeddings = {
+        (run.name, outcome.cell.name): outcome.queries
+        for run in found
+        for outcome in run.outcomes
+        if outcome.queries is not None
+    }
+    return Checked(_report(bundle, gallery, queries, found, compared, judge), embeddings)
 
 
 def _references(cells: Sequence[Cell]) -> dict[str, Cell]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from hetero.console import CheckFailedError, Json, print_json, stderr, stdout
 from hetero.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from device_tests.device import Device
 
 Name = Annotated[str, typer.Option(help="Which machine, where several run beside each other.")]
 
@@ -59,6 +54,7 @@ def run(
     """
     from device_tests.cells import Settings, choose_cells
     from device_tests.check import run_check
+    from device_tests.choose import devices_of
     from device_tests.native import read_runner
     from device_tests.queries import load_queries
     from device_tests.report import render_matrix, write_result
@@ -84,7 +80,7 @@ def run(
     )
     say = stderr().print
     folder = out or Path("runs") / f"device-{opened.path.resolve().stem}"
-    report = run_check(
+    checked = run_check(
         opened,
         opened_gallery,
         chosen,
@@ -95,6 +91,7 @@ def run(
         runner=read_runner(runner, runner_kind),
         say=say,
     )
+    report = checked.report
     written = [write_result(report, folder)]
     if page:
         from device_tests.page import write_page
@@ -109,24 +106,6 @@ def run(
     if report.verdict == "failed":
         bad = [f"{cell.name}: {'; '.join(cell.reasons)}" for cell in report.cells if cell.status == "failed"]
         raise CheckFailedError(" | ".join(bad) or "a device ran nothing")
-
-
-def devices_of(asked: list[str], *, say: Callable[[str], object]) -> dict[str, Callable[[], Device]]:
-    """By name, how each device asked for is opened: ``emulator``, ``emulator:NAME``, ``local``, ``all`` or a serial."""
-    from device_tests.adb import AdbDevice, chosen_serials
-    from device_tests.emulated import DEFAULT_NAME, EmulatedDevice
-    from device_tests.local import LocalDevice
-
-    found: dict[str, Callable[[], Device]] = {}
-    own = [name for name in asked if name in ("local", DEFAULT_NAME) or name.startswith(f"{DEFAULT_NAME}:")]
-    for name in own:
-        machine = name.partition(":")[2] or DEFAULT_NAME
-        found[name] = LocalDevice if name == "local" else partial(EmulatedDevice, machine, say=say)
-    serials = [name for name in asked if name not in own]
-    if serials or not own:
-        for serial in chosen_serials(serials):
-            found[serial] = partial(AdbDevice.opened, serial)
-    return found
 
 
 def build(json: Json = False) -> None:

@@ -9,9 +9,10 @@ import time
 import pytest
 from fake_adb import FakeDevice, Fault
 
-from device_tests.adb import AdbDevice, chosen_serials
+from device_tests.adb import AdbDevice
 from device_tests.cells import Settings
 from device_tests.check import run_check
+from device_tests.choose import chosen_serials
 from device_tests.errors import (
     CommandError,
     DeviceFullError,
@@ -44,7 +45,7 @@ def check(toy, tmp_path):
 
             return opened
 
-        report = run_check(
+        checked = run_check(
             toy.bundle,
             toy.gallery,
             queries,
@@ -53,7 +54,7 @@ def check(toy, tmp_path):
             settings=Settings(timeout_s=timeout_s),
             say=said.append,
         )
-        return report, said
+        return checked.report, said
 
     return run
 
@@ -96,6 +97,168 @@ def test_a_push_that_always_breaks_is_given_up_with_serial_and_command(phone, ch
     report, said = check(phone)
     [cell] = report.cells
     assert cell.status == "failed"
+    assert re.search(r"device PHONE1, command 'push .*model\.fp32\.onnx'.*tried 3 times", cell.reasons[0])
+    assert len(retried(said)) == 2
+    assert phone.files == []
+
+
+def test_an_offline_device_is_reconnected(phone, check):
+    phone.state = "offline"
+    report, _ = check(phone)
+    assert report.verdict == "passed"
+    assert phone.server.reconnects == ["PHONE1"]
+    assert phone.files == []
+
+
+def test_a_device_that_stays_offline_is_given_up_in_bounded_time(phone, check):
+    phone.state = "offline"
+    phone.faults.append(Fault("reconnect", "stay"))
+    began = time.monotonic()
+    report, _ = check(phone, back_timeout_s=1.0)
+    assert time.monotonic() - began < 20
+    assert report.verdict == "failed"
+    assert "offline after 1 s" in report.cells[0].reasons[0]
+    assert report.devices[0].error
+    with pytest.raises(DeviceLostError):
+        AdbDevice("PHONE1", back_timeout_s=0.5).connect()
+    assert phone.files == []
+
+
+def test_an_unauthorized_phone_says_what_to_do(phone, check):
+    phone.state = "unauthorized"
+    report, _ = check(phone)
+    assert "allow USB debugging" in report.cells[0].reasons[0]
+    with pytest.raises(DeviceUnauthorizedError, match="PHONE1"):
+        AdbDevice("PHONE1").connect()
+    assert phone.files == []
+
+
+def test_a_phone_that_is_unauthorized_in_the_middle_is_not_tried_again(phone, check):
+    original = phone.fault
+
+    def fault(name):
+        if re.search(RUNNER, name):
+            phone.state = "unauthorized"
+        return original(name)
+
+    phone.fault = fault
+    phone.faults.append(Fault(RUNNER, "disconnect"))
+    report, _ = check(phone)
+    assert "allow USB debugging" in report.cells[0].reasons[0]
+    assert report.devices[0].leftovers  # nothing can be removed there, and the report says so
+    phone.state, phone.fault = "device", original
+    report, _ = check(phone, out="again")
+    assert report.verdict == "passed"
+    assert phone.files == []
+
+
+def test_a_phone_that_reboots_while_it_runs_is_waited_for(phone, check):
+    phone.faults.append(Fault(RUNNER, "reboot", seconds=1.0))
+    report, said = check(phone)
+    assert report.verdict == "passed"
+    assert len(retried(said)) == 1
+    assert phone.files == []
+
+
+def test_a_phone_that_goes_away_keeps_its_folder_until_it_is_met_again(phone, check):
+    phone.faults.append(Fault(RUNNER, "away"))
+    report, _ = check(phone, back_timeout_s=0.5)
+    assert report.verdict == "failed"
+    [left] = report.devices[0].leftovers
+    folder = re.search(r"hetero-[0-9a-f]{12}", left).group(0)
+    assert phone.files[0] == folder
+    phone.come_back()
+    report, said = check(phone)
+    assert report.verdict == "passed"
+    assert any(f"removed /data/local/tmp/{folder}" in line for line in said)
+    assert report.devices[0].leftovers == ()
+    assert phone.files == []
+
+
+def test_a_full_phone_is_told_before_a_push_and_in_one(phone, check):
+    phone.faults.append(Fault(r"push .*queries", "full", times=9))
+    report, said = check(phone)
+    assert re.search(r"no space left \(device PHONE1, command 'push .*No space left", report.cells[0].reasons[0])
+    assert not retried(said)
+    assert phone.files == []
+    (phone.root / "bin" / "df").write_text("#!/bin/sh\necho 'fake 1000 900 100 90% /data'\n")
+    with Workspace(AdbDevice("PHONE1")) as workspace, pytest.raises(DeviceFullError, match="bytes free"):
+        workspace.ensure("large", bytes(200_000))
+    assert phone.files == []
+
+
+@pytest.mark.parametrize("where", ["push", "mkdir"])
+def test_access_refused_is_told_with_the_folder(phone, check, where):
+    if where == "push":
+        phone.faults.append(Fault(r"push .*runner", "refuse", times=9))
+    else:
+        (phone.root / "bin" / "mkdir").unlink()
+        (phone.root / "bin" / "mkdir").write_text('#!/bin/sh\necho "mkdir: $2: Permission denied" >&2; exit 1\n')
+        (phone.root / "bin" / "mkdir").chmod(0o755)
+    report, said = check(phone)
+    assert re.search(r"access refused \(device PHONE1, command .*ermission denied", report.cells[0].reasons[0])
+    assert not retried(said)
+    if where == "push":
+        phone.faults.append(Fault(r"push .*", "refuse"))
+    with Workspace(AdbDevice("PHONE1")) as workspace, pytest.raises(DevicePermissionError):
+        workspace.ensure("file", b"x")
+    assert phone.files == []
+
+
+def test_a_hung_runner_is_ended_and_its_process_killed(phone, check):
+    phone.faults.append(Fault(RUNNER, "hang"))
+    began = time.monotonic()
+    report, said = check(phone, timeout_s=2.0)
+    assert time.monotonic() - began < 30
+    assert "did not answer in time" in report.cells[0].reasons[0]
+    assert not retried(said)
+    until = time.monotonic() + 5
+    while phone.alive and time.monotonic() < until:
+        time.sleep(0.05)
+    assert phone.alive == []
+    assert phone.files == []
+
+
+def test_a_hung_command_of_the_harness_itself_is_a_timeout(phone):
+    device = AdbDevice("PHONE1")
+    phone.faults.append(Fault("sleep 60", "hang"))
+    began = time.monotonic()
+    with pytest.raises(DeviceTimeoutError, match=r"PHONE1.*sleep 60"):
+        device.run(("sleep", "60"), timeout_s=0.5)
+    assert time.monotonic() - began < 5
+
+
+def test_a_command_that_never_stops_talking_ends_at_the_deadline(phone):
+    began = time.monotonic()
+    with pytest.raises(DeviceTimeoutError):
+        AdbDevice("PHONE1").run(("sh", "-c", "while true; do echo x; sleep 0.01; done"), timeout_s=1.0)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("file", ["embeddings", "result"])
+def test_a_truncated_pull_is_noticed_and_pulled_again(phone, check, file):
+    phone.faults.append(Fault(rf"pull .*{file}", "truncate", after=1000))
+    report, said = check(phone)
+    assert report.verdict == "passed"
+    assert len(retried(said)) == 1
+    assert "arrived other than it was sent" in retried(said)[0]
+    assert phone.files == []
+
+
+def test_a_pull_that_is_always_truncated_is_a_typed_error(phone):
+    with Workspace(AdbDevice("PHONE1")) as workspace:
+        workspace.ensure("file", os.urandom(5000))
+        phone.faults.append(Fault(r"pull .*", "truncate", after=1000))
+        with pytest.raises(TransferError, match="1000 bytes"):
+            workspace.fetch("file", limit_bytes=10_000)
+    assert phone.files == []
+
+
+@pytest.mark.parametrize("features", ["shell_v2,cmd", "cmd"])
+def test_a_wrong_exit_code_fails_the_cell_with_the_code(phone, check, features):
+    phone.features = features
+    phone.faults.append(Fault(RUNNER, "code", code=139, times=9))
+    report, said = check(phone)
     assert re.search(r"device PHONE1, command '\S+ runner job.json', exit code 139", report.cells[0].reasons[0])
     assert not retried(said)
     assert phone.files == []

@@ -341,6 +341,7 @@ def test_each_cell_is_a_row_of_the_matrix_with_its_numbers_and_reasons(page: Pag
     assert "phone-2 not known: it was never reached tflite int8 ai-edge-litert ✗ failed – – –" in table
     assert "Why it failed: phone-2 is offline" in table
     assert table.count("from an earlier run") == 1
+    assert "by chance it would be 0.0010." in page.text
     places = [table.index(text) for text in ("phone-1", "✗ failed", "emulator", "– not run", "phone-2")]
     assert places == sorted(places)
 
@@ -357,7 +358,7 @@ def test_golden_embeddings_and_thresholds_stand_beside_the_hosts(page: Page) -> 
         "phone-1 tflite int8 ai-edge-litert 2.0.3, XNNPACK ✓ yes 1.2e-03 2.0e-03 0.99991 4.0e-04"
         in (page.tables["golden"])
     )
-    assert "0.001 0.6123 0.801 0.802 0.803 0.001 0.001" in page.tables["thresholds"]
+    assert "0.001 0.6123 0.801 0.802 0.803 0.00101 0.00102" in page.tables["thresholds"]
     assert "198,000" in page.text
     off = measured(golden=Golden(max_abs=0.5, limit=0.002, min_cosine=-0.2, host_max_abs=None), thresholds=())
     other = Page(build_page(report(cell(measured=off)), {}))
@@ -455,6 +456,8 @@ def test_pictures_are_embedded_once_and_a_missing_one_leaves_its_name(html: str,
     twice = build_page(report(flipping(), flipping()), given)
     assert twice.count("data:image/png") == 3
     assert len(Page(twice).drawings) == 6
+    numbers = [value for name, value in Page(twice).attributes if name == "id" and value.startswith("picture")]
+    assert numbers == ["picture-0", "picture-1", "picture-2"]
 
 
 def test_large_and_grey_pictures_are_drawn_smoothly() -> None:
@@ -477,6 +480,15 @@ def test_of_many_flips_sixty_are_drawn_and_the_rest_is_counted() -> None:
     assert "query/199.png" in page.text
     assert "query/116.png" in page.text
     assert "query/118.png" not in page.text
+
+
+def test_won_matches_beyond_the_sixtieth_are_counted_too() -> None:
+    flips = [flip(number, host_right=True, device_right=False) for number in range(0, 80, 2)]
+    flips += [flip(number, host_right=False, device_right=True) for number in range(100, 180, 2)]
+    one = cell(measured=measured(flips=tuple(flips), lost=40, won=40))
+    page = Page(build_page(report(one), {}))
+    assert page.text.count("no picture") == 3 * 60
+    assert "60 are drawn; 20 more are in result.json." in page.text
 
 
 def test_no_flips_are_said_to_be_none() -> None:
