@@ -96,7 +96,7 @@ def run_check(
         for outcome in run.outcomes
         if outcome.queries is not None
     }
-    return Checked(_report(bundle, gallery, queries, found, compared, judge), embeddings)
+    return Checked(_report(bundle, gallery, queries, found, compared, judge, settings), embeddings)
 
 
 def _references(cells: Sequence[Cell]) -> dict[str, Cell]:
@@ -118,8 +118,13 @@ def _report(
     runs: Sequence[DeviceRun],
     host: Mapping[str, Outcome],
     judge: Judge,
+    settings: Settings,
 ) -> DeviceReport:
-    cells = tuple(judge.cell(run, outcome, host[outcome.cell.name]) for run in runs for outcome in run.outcomes)
+    cells = tuple(
+        judge.cell(run, outcome, host[outcome.cell.name], threads=settings.threads)
+        for run in runs
+        for outcome in run.outcomes
+    )
     return DeviceReport(
         bundle=str(bundle.path),
         bundle_sha256=hashlib.sha256(bundle.raw).hexdigest(),

@@ -74,11 +74,12 @@ class Judge:
     thresholds: tuple[Threshold, ...]
     golden: dict[str, np.ndarray]
 
-    def cell(self, run: DeviceRun, outcome: Outcome, host: Outcome | None) -> CellRecord:
+    def cell(self, run: DeviceRun, outcome: Outcome, host: Outcome | None, *, threads: int) -> CellRecord:
         """The record of a cell, with its verdict.
 
         Args:
             host: the same file on the host; None or not ``ok``: there is nothing to compare with, a failure.
+            threads: that the runtime was given.
         """
         result, file = outcome.result, outcome.cell.file
         conditions = outcome.conditions or Conditions((None, None), None)
@@ -99,13 +100,14 @@ class Judge:
                 "path": file.path,
                 "runtime": outcome.cell.runtime,
                 "runtime_version": result.runtime.version if result is not None else None,
+                "delegate_asked": outcome.cell.delegate,
                 "delegate": result.delegate if result is not None else None,
                 "status": status,
                 "reasons": tuple(reasons),
                 "resumed": outcome.resumed,
                 "measured": measured,
                 "latency_ms": _latency(run, outcome),
-                "threads": result.threads if result is not None else 0,
+                "threads": threads,
                 "peak_rss_bytes": result.peak_rss_bytes if result is not None else None,
                 "temperature_c": conditions.temperature_c,
                 "battery_percent": conditions.battery_percent,

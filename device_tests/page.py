@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from device_tests.device import DeviceKind
-from device_tests.result import DelegateRecord
 from device_tests.schema import CellRecord, CellStatus, DeviceRecord, DeviceReport, Flip, Verdict
+from device_tests.words import EMULATED, KINDS, SIGNS, delegate_words
 from hetero import atomic
 from hetero.report import words
 from hetero.report.page import render
@@ -23,24 +23,6 @@ if TYPE_CHECKING:
 
 DRAWN = 60
 """Flips of a cell that are drawn: more than anyone looks at, and a page that still opens at once."""
-KINDS: Mapping[DeviceKind | None, str] = {
-    "android-physical": "physical Android phone",
-    "android-emulator": "Android emulator",
-    "linux-arm64-emulated": "emulated arm64 Linux device, not a phone",
-    "host": "this computer, not a phone",
-    None: "not known: it was never reached",
-}
-EMULATED = (
-    "emulated arm64 Linux device reached over real adb: no bionic, no ART, no am, no pm; its speed says nothing about "
-    "a phone's"
-)
-SIGNS: Mapping[CellStatus | Verdict, str] = {
-    "passed": "✓",
-    "failed": "✗",
-    "not run": "–",
-    "latency only": "–",
-    "not judged": "–",
-}
 _RAN = ("passed", "latency only")
 _LEADS: Mapping[Verdict, CellStatus] = {"passed": "passed", "failed": "failed", "not judged": "latency only"}
 _ENDS: Mapping[CellStatus, tuple[bool, str]] = {
@@ -158,18 +140,6 @@ def verdict_sentence(report: DeviceReport) -> str:
     lost = f" {_count(unused, 'device')} could not be used." if unused else ""
     first = _told(lead, str(counts[lead]), f" of {where}")
     return f"{report.verdict.capitalize()}: {_and([first, *others])}.{lost}"
-
-
-def delegate_words(delegate: DelegateRecord | None) -> str:
-    """``XNNPACK took 27 of 28 nodes``; ``none``; ``–`` where nothing ran that could tell."""
-    if delegate is None:
-        return "–"
-    if delegate.name is None:
-        return "none"
-    if delegate.nodes_taken is None:
-        return f"{delegate.name}, nodes not known"
-    of = "" if delegate.nodes is None else f" of {delegate.nodes}"
-    return f"{delegate.name} took {delegate.nodes_taken}{of} nodes"
 
 
 def cosine_words(value: float) -> str:

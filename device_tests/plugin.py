@@ -107,8 +107,7 @@ def cell_record(device: Device, cell: Any, hetero_reports: Callable[..., Any]) -
     report = hetero_reports(device.name).report
     wanted = (cell.file.path, cell.runtime, cell.delegate)
     for record in report.cells:
-        asked = "auto" if record.delegate is None else record.delegate.asked
-        if (record.path, record.runtime, asked) == wanted:
+        if (record.path, record.runtime, record.delegate_asked) == wanted:
             return record
     raise LookupError(f"no cell {cell.name}")
 

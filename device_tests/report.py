@@ -11,21 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from device_tests.schema import CellRecord, DeviceRecord, DeviceReport
+from device_tests.words import EMULATED, KINDS, SIGNS, delegate_words
 from hetero import atomic
 from hetero.errors import CheckpointError
 from hetero.record import validation_lines
 from hetero.report import words
 
 RESULT = "result.json"
-EMULATED = "emulated arm64 Linux over real adb: no bionic, no ART, no am, no pm; its speed says nothing about a phone's"
-KIND_WORDS = {
-    "android-physical": "Android phone",
-    "android-emulator": "Android emulator",
-    "linux-arm64-emulated": "emulated arm64 Linux",
-    "host": "this computer",
-    None: "not reached",
-}
-_MARKS = {"passed": "✓", "failed": "✗", "not run": "–", "latency only": "–"}
 _TOLD_FLIPS = 10
 
 
@@ -69,7 +61,7 @@ def _matrix(report: DeviceReport) -> Table:
         "gallery model; same: queries with the same first match as on the host"
     )
     table.add_column("device", no_wrap=True)
-    for column in ("file", "runtime", "delegate", "R@1", "difference", "paragon", "same", "min cosine", "verdict"):
+    for column in ("file, runtime", "delegate", "R@1", "difference", "paragon", "same", "min cosine", "verdict"):
         table.add_column(column, no_wrap=True)
     for cell in report.cells:
         measured = cell.measured
@@ -84,25 +76,20 @@ def _matrix(report: DeviceReport) -> Table:
                 f"{measured.same_top:.1%}",
                 f"{measured.min_cosine:.6f}",
             ]
-        version = f"\n{cell.runtime_version}" if cell.runtime_version else ""
-        file = f"{cell.format} {cell.precision}"
-        row = [cell.device, file, cell.runtime + version, delegate_words(cell), *numbers]
-        table.add_row(*map(escape, row), f"{_MARKS[cell.status]} {cell.status}")
+        version = f" {cell.runtime_version}" if cell.runtime_version else ""
+        file = f"{cell.format} {cell.precision}\n{cell.runtime}{version}"
+        row = [
+            cell.device,
+            file,
+            delegate_words(cell.delegate).replace(" took ", "\n"),
+            *numbers,
+        ]
+        table.add_row(*map(escape, row), f"{SIGNS[cell.status]} {cell.status}")
     return table
 
 
-def delegate_words(cell: CellRecord) -> str:
-    """``XNNPACK``, and under it ``27 of 28 nodes``."""
-    found = cell.delegate
-    if found is None:
-        return ""
-    if found.name is None:
-        return "none"
-    return f"{found.name}\n{found.nodes_taken} of {found.nodes} nodes"
-
-
 def _device_lines(device: DeviceRecord) -> list[str]:
-    lines = [f"{device.name}: {KIND_WORDS[device.kind]}, {device.model}, {device.system}, {device.abi}"]
+    lines = [f"{device.name}: {KINDS[device.kind]}, {device.model}, {device.system}, {device.abi}"]
     if device.kind is None:
         lines = []  # its error is every cell's reason
     if device.kind == "linux-arm64-emulated":

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from device_tests.device import DeviceKind
-from device_tests.job import Record
+from device_tests.job import DelegateName, Record
 from device_tests.result import DelegateRecord
 
 REPORT_SCHEMA = 1
@@ -44,7 +44,7 @@ class Flip(Record):
     """A query whose first match is another one on the device than on the host.
 
     ``host`` and ``device`` are the gallery pictures found first; ``host_right`` and ``device_right``: of the query's
-    class. ``pixels`` is the query's number in the check.
+    class. ``number`` is the query's in the check.
     """
 
     query: str
@@ -128,7 +128,10 @@ class LatencyRecord(Record):
 
 
 class CellRecord(Record):
-    """One cell and its verdict; ``reasons`` say why it failed or was not run."""
+    """One cell and its verdict; ``reasons`` say why it failed or was not run.
+
+    ``delegate`` is None where nothing ran; ``delegate_asked`` is always known.
+    """
 
     device: str
     format: str
@@ -136,6 +139,7 @@ class CellRecord(Record):
     path: str
     runtime: str
     runtime_version: str | None
+    delegate_asked: DelegateName
     delegate: DelegateRecord | None
     status: CellStatus
     reasons: tuple[str, ...]
@@ -150,7 +154,7 @@ class CellRecord(Record):
     @property
     def name(self) -> str:
         """``emulator, tflite int8, ai-edge-litert``, and the delegate where one was asked for."""
-        asked = "" if self.delegate is None or self.delegate.asked == "auto" else f", {self.delegate.asked}"
+        asked = "" if self.delegate_asked == "auto" else f", {self.delegate_asked}"
         return f"{self.device}, {self.format} {self.precision}, {self.runtime}{asked}"
 
 

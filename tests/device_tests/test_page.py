@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from device_tests.judge import overall
-from device_tests.page import DRAWN, build_page, delegate_words, verdict_sentence, write_page
+from device_tests.page import DRAWN, build_page, verdict_sentence, write_page
+from device_tests.words import delegate_words
 from device_tests.result import DelegateRecord
 from device_tests.schema import (
     CellRecord,
@@ -169,6 +170,7 @@ def cell(**changes: Any) -> CellRecord:
             "path": "tflite/model.int8.tflite",
             "runtime": "ai-edge-litert",
             "runtime_version": "2.0.3",
+            "delegate_asked": "auto",
             "delegate": DelegateRecord(asked="auto", name="XNNPACK", nodes_taken=27, nodes=28),
             "status": "passed",
             "reasons": (),
@@ -257,6 +259,7 @@ def mixed() -> DeviceReport:
             precision="fp16",
             runtime="onnxruntime",
             runtime_version="1.20.1",
+            delegate_asked="none",
             delegate=DelegateRecord(asked="none", name=None, nodes_taken=0, nodes=None),
             status="failed",
             reasons=(
@@ -307,7 +310,7 @@ def test_a_check_that_only_timed_is_neither_passed_nor_failed() -> None:
     page = Page(build_page(report(one, one, idle("not run", "it runs TFLite files")), {}))
     assert "– Not judged: 2 of 3 cells on 1 device were timed only and 1 was not run." in page.text
     assert "0 of 3 cells passed, 2 latency only, 1 not run" in page.text
-    assert "– latency only – – –" in page.tables["matrix"]
+    assert "– latency only – asked: auto – – –" in page.tables["matrix"]
     assert "Why only its latency is known: a benchmark tool gives no embeddings" in page.tables["matrix"]
     assert "phone-1 – latency only tflite int8 ai-edge-litert 6.79 – – – 33.3 – –" in page.tables["latency"]
     assert "img" not in page.tags  # there is no distribution
@@ -337,7 +340,7 @@ def test_each_cell_is_a_row_of_the_matrix_with_its_numbers_and_reasons(page: Pag
     assert "onnx fp16 onnxruntime 1.20.1 ✗ failed none asked: none" in table
     assert "Why it failed: smallest cosine to the host's embedding 0.912345 (at least 0.999)" in table
     assert "Why it failed: 93.0% of the queries find the same first match (at least 98%)" in table
-    assert "– not run – – – – – – – Why it was not run: tflite-runtime has no wheel" in table
+    assert "– not run – asked: auto – – – – – – Why it was not run: tflite-runtime has no wheel" in table
     assert "phone-2 not known: it was never reached tflite int8 ai-edge-litert ✗ failed – – –" in table
     assert "Why it failed: phone-2 is offline" in table
     assert table.count("from an earlier run") == 1
