@@ -57,24 +57,23 @@ def render_matrix(report: DeviceReport) -> Group:
 def _matrix(report: DeviceReport) -> Table:
     table = Table(title=escape(report.bundle), title_justify="left", caption_justify="left")
     table.caption = (
-        "difference: R@1 on the device less that of the same file on the host, 95 % interval; paragon: R@1 of the "
-        "gallery model; same: queries with the same first match as on the host"
+        "R@1 on the device, under it the gallery model's own (paragon); difference: from the same file's R@1 on the host, "
+        "95 % interval; same: queries with the host's first match, under it the smallest cosine to the host's embedding"
     )
     table.add_column("device", no_wrap=True)
-    for column in ("file, runtime", "delegate", "R@1", "difference", "paragon", "same", "min cosine", "verdict"):
+    for column in ("file, runtime", "delegate", "R@1, paragon", "difference", "same, cosine", "verdict"):
         table.add_column(column, no_wrap=True)
     for cell in report.cells:
         measured = cell.measured
-        numbers = ["", "", "", "", ""]
+        numbers = ["", "", ""]
         if measured is not None:
             one = measured.host.r_at_1
+            paragon = "" if measured.paragon is None else f"\n{words.share(measured.paragon.r_at_1.other)}"
             low, high = one.difference.low, one.difference.high
             numbers = [
-                words.share(one.device),
+                words.share(one.device) + paragon,
                 f"{words.signed(one.difference.value)}\n[{words.signed(low)}, {words.signed(high)}]",
-                "" if measured.paragon is None else words.share(measured.paragon.r_at_1.other),
-                f"{measured.same_top:.1%}",
-                f"{measured.min_cosine:.6f}",
+                f"{measured.same_top:.1%}\n{measured.min_cosine:.6f}",
             ]
         version = f" {cell.runtime_version}" if cell.runtime_version else ""
         file = f"{cell.format} {cell.precision}\n{cell.runtime}{version}"

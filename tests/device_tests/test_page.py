@@ -341,7 +341,7 @@ def test_each_cell_is_a_row_of_the_matrix_with_its_numbers_and_reasons(page: Pag
     assert "Why it failed: smallest cosine to the host's embedding 0.912345 (at least 0.999)" in table
     assert "Why it failed: 93.0% of the queries find the same first match (at least 98%)" in table
     assert "– not run – asked: auto – – – – – – Why it was not run: tflite-runtime has no wheel" in table
-    assert "phone-2 not known: it was never reached tflite int8 ai-edge-litert ✗ failed – – –" in table
+    assert "phone-2 not known: it was never reached tflite int8 ai-edge-litert ✗ failed – asked: auto – – –" in table
     assert "Why it failed: phone-2 is offline" in table
     assert table.count("from an earlier run") == 1
     assert "by chance it would be 0.0010." in page.text
