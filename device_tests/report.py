@@ -57,8 +57,8 @@ def render_matrix(report: DeviceReport) -> Group:
 def _matrix(report: DeviceReport) -> Table:
     table = Table(title=escape(report.bundle), title_justify="left", caption_justify="left")
     table.caption = (
-        "R@1 on the device, under it the gallery model's own (paragon); difference: from the same file's R@1 on the host, "
-        "95 % interval; same: queries with the host's first match, under it the smallest cosine to the host's embedding"
+        "R@1 on the device, under it the gallery model's own (paragon); difference: from the same file's R@1 on the "
+        "host, 95 % interval; same: queries with the host's first match, under it the smallest cosine to its embedding"
     )
     table.add_column("device", no_wrap=True)
     for column in ("file, runtime", "delegate", "R@1, paragon", "difference", "same, cosine", "verdict"):

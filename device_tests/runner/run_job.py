@@ -264,6 +264,8 @@ def main(path: str) -> int:
     """Execute the job at ``path`` and write its result."""
     with open(PID_FILE, "w", encoding="ascii") as stream:
         stream.write(str(os.getpid()))
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):  # what a runtime leaves behind goes with the job's folder
+        os.environ[name] = os.getcwd()
     with open(path, encoding="utf-8") as stream:
         job = json.load(stream)
     if job["schema_version"] != SCHEMA:
