@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test device-test check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -16,6 +16,10 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+
+# Needs the programs qemu-system-aarch64 and adb: sudo apt-get install qemu-system-arm adb
+device-test: $(VENV)/.dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/device-test.sh
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -90,7 +90,7 @@ class AdbDevice:
             abi=_LINUX_NAMES.get(abi, abi),
             model=f"{maker} {model}".strip(),
             system=f"Android {release}, API {sdk}",
-            identity=serial or self.serial,
+            identity=f"{self.serial} {serial}".strip(),  # some makers give all phones of a model one serial
         )
 
     def push(self, data: bytes, path: str, *, mode: int = 0o644) -> None:

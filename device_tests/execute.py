@@ -102,12 +102,13 @@ class Executor:
         return ok_outcome(cell, self.inputs, result, vectors, conditions)
 
     def _benchmark(self, cell: Cell, job: Job) -> Outcome:
-        if cell.file.format != "tflite":
-            return Outcome(cell, "not run", "TFLite's benchmark tool runs TFLite files")
-        device, before = self.workspace.device, self.workspace.device.temperature_c()
         argv = benchmark_argv(
             f"./{_PROGRAM}", job.model.path, threads=job.threads, warmup=job.warmup, delegate=job.delegate
         )
+        if cell.file.format != "tflite" or argv is None:
+            what = "TFLite files" if argv else f"no {job.delegate}"
+            return Outcome(cell, "not run", f"TFLite's benchmark tool runs {what}")
+        device, before = self.workspace.device, self.workspace.device.temperature_c()
         ended = self._run(argv, cell)
         found = parse_benchmark(ended.stdout + ended.stderr)
         if found is None:

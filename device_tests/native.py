@@ -58,18 +58,18 @@ def read_runner(path: Path | None, kind: str) -> Runner | None:
     return Runner("job" if kind == "job" else "tflite-benchmark", data)
 
 
-def benchmark_argv(program: str, model: str, *, threads: int, warmup: int, delegate: str) -> tuple[str, ...]:
-    """How TFLite's ``benchmark_model`` is called."""
-    chosen = {
+def benchmark_argv(program: str, model: str, *, threads: int, warmup: int, delegate: str) -> tuple[str, ...] | None:
+    """How TFLite's ``benchmark_model`` is called; None where it has no such delegate."""
+    chosen: dict[str, tuple[str, ...]] = {
         "auto": (),
         "none": ("--use_xnnpack=false",),
         "xnnpack": ("--use_xnnpack=true",),
         "nnapi": ("--use_nnapi=true",),
         "gpu": ("--use_gpu=true",),
     }
-    if delegate not in chosen:
-        raise ConfigError("TFLite's benchmark tool has no such delegate", got=delegate, expected=", ".join(chosen))
     counts = (f"--num_runs={BENCHMARK_RUNS}", f"--warmup_runs={warmup}", f"--num_threads={threads}")
+    if delegate not in chosen:
+        return None
     return (program, f"--graph={model}", *counts, *chosen[delegate])
 
 
