@@ -60,7 +60,7 @@ def _matrix(report: DeviceReport) -> Table:
         "R@1 on the device, under it the gallery model's own (paragon); difference: from the same file's R@1 on the "
         "host, 95 % interval; same: queries with the host's first match, under it the smallest cosine to its embedding"
     )
-    table.add_column("device", no_wrap=True)
+    table.add_column("device", overflow="fold")
     for column in ("file, runtime", "delegate", "R@1, paragon", "difference", "same, cosine", "verdict"):
         table.add_column(column, no_wrap=True)
     for cell in report.cells:

@@ -3,7 +3,7 @@
 # QUERIES: how many pictures search (200). Exit code 1 where a cell fails.
 set -eu
 out=runs/device-test
-machine=device-test
+machine=test
 rm -rf "$out"
 mkdir -p "$out"
 if [ -n "${HETERO_DATA:-}" ] && [ -f "$HETERO_DATA/omniglot28.npz" ]; then
