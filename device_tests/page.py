@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from device_tests.device import DeviceKind
 from device_tests.schema import CellRecord, CellStatus, DeviceRecord, DeviceReport, Flip, Verdict
 from device_tests.words import EMULATED, KINDS, SIGNS, delegate_words
 from hetero import atomic

@@ -92,7 +92,18 @@ def test_the_readmes_commands_run_on_a_folder_of_pictures(photos, monkeypatch):
 
 def test_every_command_in_the_readme_exists():
     names = {command.callback.__name__ for command in cli.app.registered_commands}
+    names |= {group.name for group in cli.app.registered_groups}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     used = set(re.findall(r"^hetero (\w+)", text, re.MULTILINE))
     assert used
     assert used <= names
+
+
+def test_every_option_of_hetero_device_in_the_pages_exists():
+    shown = CliRunner().invoke(cli.app, ["device", "run", "--help"], env={"COLUMNS": "200"}).stdout
+    for page in ("README.md", "docs/phones.md"):
+        text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+        commands = re.findall(r"^ *hetero device run (.*)$", text, re.MULTILINE)
+        assert commands, page
+        for option in {word for line in commands for word in line.split() if word.startswith("--")}:
+            assert option in shown, f"{page}: {option}"

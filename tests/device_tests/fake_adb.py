@@ -40,8 +40,8 @@ class Fault:
 
     Actions: ``disconnect`` (the connection breaks after ``after`` bytes), ``reboot`` (it breaks, what runs is killed,
     and the device is away for ``seconds``), ``away`` (the same, and it stays away), ``full``, ``refuse`` (a push is
-    refused), ``truncate`` (a pull ends after ``after`` bytes), ``hang`` (a command never ends), ``code`` (a command ends
-    with ``code``), ``silent`` (no exit code is sent).
+    refused), ``truncate`` (a pull ends after ``after`` bytes), ``hang`` (a command never ends), ``code`` (a command
+    ends with ``code``), ``silent`` (no exit code is sent).
     """
 
     match: str

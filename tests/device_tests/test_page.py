@@ -16,7 +16,6 @@ from PIL import Image
 
 from device_tests.judge import overall
 from device_tests.page import DRAWN, build_page, verdict_sentence, write_page
-from device_tests.words import delegate_words
 from device_tests.result import DelegateRecord
 from device_tests.schema import (
     CellRecord,
@@ -31,6 +30,7 @@ from device_tests.schema import (
     Search,
     ThresholdCheck,
 )
+from device_tests.words import delegate_words
 from hetero.errors import MissingExtraError
 
 ATTACK = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
