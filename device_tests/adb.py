@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import threading
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -103,13 +104,19 @@ class AdbDevice:
         return self._wire.pull(path, limit_bytes=limit_bytes, timeout_s=timeout_s)
 
     def run(
-        self, argv: Sequence[str], *, timeout_s: float, folder: str | None = None, on_line: OnLine | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        folder: str | None = None,
+        on_line: OnLine | None = None,
+        stop: threading.Event | None = None,
     ) -> Finished:
         """See :class:`~device_tests.device.Device`."""
         line = shlex.join(argv)
         if folder is not None:
             line = f"cd {shlex.quote(folder)} && {line}"
-        return self._wire.shell(line, timeout_s=timeout_s, on_line=on_line)
+        return self._wire.shell(line, timeout_s=timeout_s, on_line=on_line, stop=stop)
 
     def free_bytes(self, folder: str) -> int:
         """See :class:`~device_tests.device.Device`."""

@@ -13,6 +13,7 @@ import secrets
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +27,12 @@ from device_tests.errors import (
     DeviceLostError,
     DeviceNotFoundError,
     DevicePermissionError,
+    DeviceStoppedError,
     DeviceTimeoutError,
     DeviceUnauthorizedError,
     TransferError,
 )
+from device_tests.output import MAX_OUTPUT_BYTES, Deadline, Output, OutputError, StoppedError, as_text
 from hetero.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -91,7 +94,7 @@ class AdbWire:
 
     def state(self) -> str:
         """``device``, ``offline``, ``unauthorized``, … as adb lists it, ``absent`` where it does not."""
-        with self._errors("devices", until=None):
+        with self._errors("devices"):
             states = [info.state for info in self.client.list() if info.serial == self.serial]
         if len(states) > 1:
             raise DeviceNotFoundError(
@@ -102,43 +105,44 @@ class AdbWire:
             )
         return states[0] if states else "absent"
 
-    def shell(self, line: str, *, timeout_s: float, on_line: OnLine | None = None) -> Finished:
-        """Run a line in the device's shell to its end, at most ``timeout_s`` seconds."""
-        until = time.monotonic() + timeout_s
-        with self._errors(line, until):
+    def shell(
+        self, line: str, *, timeout_s: float, on_line: OnLine | None = None, stop: threading.Event | None = None
+    ) -> Finished:
+        """Run a line in the device's shell to its end, at most ``timeout_s`` seconds and until ``stop`` is set."""
+        deadline = Deadline(timeout_s, stop)
+        with self._errors(line):
             if self._shell_v2 is None:
                 self._shell_v2 = "shell_v2" in self._device().get_features().split(",")
-            with self._service(
-                ("shell,v2,raw:" if self._shell_v2 else "shell:") + self._with_code(line), until
-            ) as service:
+            kind = "shell,v2,raw:" if self._shell_v2 else "shell:"
+            with self._service(kind + self._with_code(line), deadline) as service:
                 if self._shell_v2:
-                    return _read_v2(service, until, on_line)
-                text = _text(_read_to_end(service, until, on_line))
+                    return _read_v2(service, deadline, on_line)
+                text = _read_to_end(service, deadline, on_line)
         return self._checked_v1(line, text)
 
     def push(self, data: bytes, path: str, *, mode: int, timeout_s: float) -> None:
         """Write a file."""
-        until = time.monotonic() + timeout_s
-        with self._errors(f"push {path}", until), self._service("sync:", until) as service:
+        deadline = Deadline(timeout_s)
+        with self._errors(f"push {path}"), self._service("sync:", deadline) as service:
             target = f"{path},{0o100000 | mode}".encode()
             try:
-                _send(service, b"SEND" + struct.pack("<I", len(target)) + target, until)
+                _send(service, b"SEND" + struct.pack("<I", len(target)) + target, deadline)
                 for start in range(0, len(data), _BLOCK_BYTES):
                     block = data[start : start + _BLOCK_BYTES]
-                    _send(service, b"DATA" + struct.pack("<I", len(block)) + block, until)
-                _send(service, b"DONE" + struct.pack("<I", int(time.time())), until)
+                    _send(service, b"DATA" + struct.pack("<I", len(block)) + block, deadline)
+                _send(service, b"DONE" + struct.pack("<I", int(time.time())), deadline)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # a device that refuses says why and hangs up in the middle
-            self._sync_answer(service, b"OKAY", f"push {path}", until)
+            self._sync_answer(service, b"OKAY", f"push {path}", deadline)
 
     def pull(self, path: str, *, limit_bytes: int, timeout_s: float) -> bytes:
         """Read a file."""
-        until, size = time.monotonic() + timeout_s, 0
+        deadline, size = Deadline(timeout_s), 0
         parts: list[bytes] = []
-        with self._errors(f"pull {path}", until), self._service("sync:", until) as service:
+        with self._errors(f"pull {path}"), self._service("sync:", deadline) as service:
             target = path.encode()
-            _send(service, b"RECV" + struct.pack("<I", len(target)) + target, until)
-            while (length := self._sync_answer(service, b"DATA", f"pull {path}", until)) is not None:
+            _send(service, b"RECV" + struct.pack("<I", len(target)) + target, deadline)
+            while (length := self._sync_answer(service, b"DATA", f"pull {path}", deadline)) is not None:
                 size += length
                 if size > limit_bytes:
                     raise TransferError(
@@ -147,13 +151,13 @@ class AdbWire:
                         command=f"pull {path}",
                         expected=f"at most {limit_bytes} bytes",
                     )
-                parts.append(_receive(service, length, until))
+                parts.append(_receive(service, length, deadline))
         return b"".join(parts)
 
     def host_service(self, service: str) -> str:
         """Ask the adb server something about this device, such as ``reconnect``."""
         with (
-            self._errors(service, until=None),
+            self._errors(service),
             self._device().open_transport(service, timeout=CALL_TIMEOUT_S) as answer,
         ):
             return str(answer.read_string_block())
@@ -162,26 +166,26 @@ class AdbWire:
         return self.client.device(serial=self.serial)
 
     @contextmanager
-    def _service(self, name: str, until: float) -> Iterator[AdbConnection]:
+    def _service(self, name: str, deadline: Deadline) -> Iterator[AdbConnection]:
         """A connection to a service of the device."""
-        service = self._device().open_transport(timeout=_left(until))
+        service = self._device().open_transport(timeout=CALL_TIMEOUT_S)
         try:
-            _send(service, f"{len(name.encode()):04x}{name}".encode(), until)
+            _send(service, f"{len(name.encode()):04x}{name}".encode(), deadline)
             service.check_okay()
             yield service
         finally:
             service.close()
 
-    def _sync_answer(self, service: AdbConnection, expected: bytes, doing: str, until: float) -> int | None:
+    def _sync_answer(self, service: AdbConnection, expected: bytes, doing: str, deadline: Deadline) -> int | None:
         """The length that follows ``expected``; None at the regular end of what is received."""
-        kind, length = struct.unpack("<4sI", _receive(service, 8, until))
+        kind, length = struct.unpack("<4sI", _receive(service, 8, deadline))
         if kind == expected:
             return int(length)
         if kind == b"DONE":
             return None
         if kind != b"FAIL":
             raise DeviceLostError("the device answers out of turn", device=self.serial, command=doing, got=repr(kind))
-        raise self._refused(doing, _text(_receive(service, length, until)))
+        raise self._refused(doing, as_text(_receive(service, length, deadline)))
 
     def _refused(self, doing: str, reason: str) -> DeviceError:
         if _FULL.search(reason):
@@ -210,7 +214,7 @@ class AdbWire:
         return Finished(int(code), written, "")
 
     @contextmanager
-    def _errors(self, doing: str, until: float | None) -> Iterator[None]:
+    def _errors(self, doing: str) -> Iterator[None]:
         """Turns what adbutils and sockets raise into a device's errors."""
         from adbutils.errors import AdbError, AdbTimeout
 
@@ -219,10 +223,17 @@ class AdbWire:
             yield
         except DeviceError:
             raise
+        except StoppedError:
+            raise DeviceStoppedError("the check was interrupted", **about) from None
+        except OutputError:
+            fix = "run the command by hand and see what it writes"
+            raise CommandError(
+                "a command writes without end", expected=f"at most {MAX_OUTPUT_BYTES} bytes", fix=fix, **about
+            ) from None
         except (AdbTimeout, TimeoutError) as error:
-            raise DeviceTimeoutError("the device did not answer in time", got=error or None, **about) from error
+            raise DeviceTimeoutError("the device did not answer in time", got=str(error) or None, **about) from error
         except (EOFError, OSError) as error:
-            raise DeviceLostError("the connection broke", got=error or None, fix=_FIX_LOST, **about) from error
+            raise DeviceLostError("the connection broke", got=str(error) or None, fix=_FIX_LOST, **about) from error
         except AdbError as error:
             raise self._translated(str(error), about) from error
 
@@ -238,24 +249,32 @@ class AdbWire:
         return DeviceLostError("adb cannot reach the device", got=said, fix=_FIX_LOST, **about)
 
 
-def _left(until: float) -> float:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+def _send(service: AdbConnection, data: bytes, deadline: Deadline) -> None:
+    """All of ``data``, in pieces: a timeout in the middle of ``sendall`` would not say how much went."""
+    view = memoryview(data)
+    while view:
+        service.conn.settimeout(deadline.wait_s())
+        try:
+            view = view[service.conn.send(view) :]
+        except TimeoutError:
+            continue
 
 
-def _send(service: AdbConnection, data: bytes, until: float) -> None:
-    service.conn.settimeout(_left(until))
-    service.conn.sendall(data)
+def _receive_some(service: AdbConnection, size: int, deadline: Deadline) -> bytes:
+    """At most ``size`` bytes; none where the other side is done."""
+    while True:
+        service.conn.settimeout(deadline.wait_s())
+        try:
+            return bytes(service.conn.recv(size))
+        except TimeoutError:
+            continue
 
 
-def _receive(service: AdbConnection, size: int, until: float) -> bytes:
+def _receive(service: AdbConnection, size: int, deadline: Deadline) -> bytes:
     """Exactly ``size`` bytes."""
     parts = []
     while size:
-        service.conn.settimeout(_left(until))
-        part = service.conn.recv(min(size, 1 << 20))
+        part = _receive_some(service, min(size, 1 << 20), deadline)
         if not part:
             raise EOFError(f"{size} bytes were still to come")
         parts.append(part)
@@ -263,40 +282,23 @@ def _receive(service: AdbConnection, size: int, until: float) -> bytes:
     return b"".join(parts)
 
 
-def _read_v2(service: AdbConnection, until: float, on_line: OnLine | None) -> Finished:
-    written, said, open_line = [], [], b""
+def _read_v2(service: AdbConnection, deadline: Deadline, on_line: OnLine | None) -> Finished:
+    written, said = Output(on_line), Output()
     while True:
-        kind, length = struct.unpack("<BI", _receive(service, 5, until))
-        data = _receive(service, length, until)
+        kind, length = struct.unpack("<BI", _receive(service, 5, deadline))
+        if length > MAX_OUTPUT_BYTES:
+            raise OutputError
+        data = _receive(service, length, deadline)
         if kind == _STDOUT:
-            written.append(data)
-            open_line = _tell(open_line + data, on_line)
+            written.add(data)
         elif kind == _STDERR:
-            said.append(data)
+            said.add(data)
         elif kind == _EXIT:
-            return Finished(data[0], _text(b"".join(written)), _text(b"".join(said)))
+            return Finished(data[0], written.text, said.text)
 
 
-def _read_to_end(service: AdbConnection, until: float, on_line: OnLine | None) -> bytes:
-    parts: list[bytes] = []
-    open_line = b""
-    while True:
-        service.conn.settimeout(_left(until))
-        part = service.conn.recv(1 << 16)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
-        open_line = _tell(open_line + part, on_line)
-
-
-def _tell(data: bytes, on_line: OnLine | None) -> bytes:
-    """Tell the whole lines; returns what is left of the last."""
-    *lines, rest = data.split(b"\n")
-    if on_line is not None:
-        for line in lines:
-            on_line(_text(line))
-    return rest
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\r")
+def _read_to_end(service: AdbConnection, deadline: Deadline, on_line: OnLine | None) -> str:
+    written = Output(on_line)
+    while part := _receive_some(service, 1 << 16, deadline):
+        written.add(part)
+    return written.text

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -77,13 +79,25 @@ def run_check(
     inputs = Inputs(pixels, queries.pixels)
     store = out / "cells"
     references = _references(cells)
-    with ThreadPoolExecutor(len(devices) + 1) as pool:
+    stop = threading.Event()
+    with ThreadPoolExecutor(len(devices) + 1) as pool, _stopping(stop):
         wanted = list({one.name: one for one in references.values()}.values())
         hosted = pool.submit(
-            run_device, partial(LocalDevice, name="host"), "host", bundle, wanted, inputs, settings, store, say=say
+            run_device,
+            partial(LocalDevice, name="host"),
+            "host",
+            bundle,
+            wanted,
+            inputs,
+            settings,
+            store,
+            say=say,
+            stop=stop,
         )
         runs = [
-            pool.submit(run_device, opened, name, bundle, cells, inputs, settings, store, runner=runner, say=say)
+            pool.submit(
+                run_device, opened, name, bundle, cells, inputs, settings, store, runner=runner, say=say, stop=stop
+            )
             for name, opened in devices.items()
         ]
         host = {outcome.cell.name: outcome for outcome in hosted.result().outcomes}
@@ -97,6 +111,16 @@ def run_check(
         if outcome.queries is not None
     }
     return Checked(_report(bundle, gallery, queries, found, compared, judge, settings), embeddings)
+
+
+@contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """Interrupted, let every device end what it runs and clean up, which the pool waits for."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
 
 
 def _references(cells: Sequence[Cell]) -> dict[str, Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -71,9 +72,18 @@ class Device(Protocol):
         """Read a file of at most so many bytes."""
 
     def run(
-        self, argv: Sequence[str], *, timeout_s: float, folder: str | None = None, on_line: OnLine | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        folder: str | None = None,
+        on_line: OnLine | None = None,
+        stop: threading.Event | None = None,
     ) -> Finished:
-        """Run a command to its end, in ``folder``; its exit code is the caller's to judge."""
+        """Run a command to its end, in ``folder``; its exit code is the caller's to judge.
+
+        Once ``stop`` is set it is waited for no longer: :class:`~device_tests.errors.DeviceStoppedError`.
+        """
 
     def free_bytes(self, folder: str) -> int:
         """How much space is left where ``folder`` lies."""

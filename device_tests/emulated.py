@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -115,10 +116,16 @@ class EmulatedDevice:
         return self._adb.pull(path, limit_bytes=limit_bytes)
 
     def run(
-        self, argv: Sequence[str], *, timeout_s: float, folder: str | None = None, on_line: OnLine | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        folder: str | None = None,
+        on_line: OnLine | None = None,
+        stop: threading.Event | None = None,
     ) -> Finished:
         """See :class:`~device_tests.device.Device`."""
-        return self._adb.run(argv, timeout_s=timeout_s, folder=folder, on_line=on_line)
+        return self._adb.run(argv, timeout_s=timeout_s, folder=folder, on_line=on_line, stop=stop)
 
     def free_bytes(self, folder: str) -> int:
         """See :class:`~device_tests.device.Device`."""

@@ -52,6 +52,10 @@ class DeviceTimeoutError(DeviceError):
     """A command or transfer did not end in time; it was ended."""
 
 
+class DeviceStoppedError(DeviceError):
+    """A command was ended because the check was interrupted."""
+
+
 class DeviceFullError(DeviceError):
     """The device has no space left."""
 

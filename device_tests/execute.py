@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _PROGRAM = "runner"  # what the runner is called on the device
 _FAILED = 3  # the exit code of a runner that says in its result why it failed
 _NPY_HEADER_BYTES = 4096
 _TOLD_EVERY_S = 10.0
+_INTERRUPTED = "the check was interrupted"
 Say = Callable[[str], object]
 
 
@@ -52,14 +54,19 @@ class Executor:
     settings: Settings
     runner: Runner
     say: Say
+    stop: threading.Event
 
     def run(self, cell: Cell, store: Path) -> Outcome:
         """One cell, tried again where the device or a file was lost on the way: every step may be repeated."""
         device = self.workspace.device
+        if self.stop.is_set():
+            return Outcome(cell, "failed", _INTERRUPTED)
         for tried in range(1, TRIES + 1):
             try:
                 return self._try(cell, store)
             except (DeviceLostError, TransferError) as error:
+                if self.stop.is_set():
+                    return Outcome(cell, "failed", _INTERRUPTED)
                 if tried == TRIES:
                     return self._failed(cell, f"{error} (tried {TRIES} times)")
                 self.say(f"{device.name}: {cell.name}: {error}; trying again ({tried + 1} of {TRIES})")
@@ -125,7 +132,7 @@ class Executor:
         )
 
     def _run(self, argv: Sequence[str], cell: Cell) -> Finished:
-        ended = self.workspace.run(argv, timeout_s=self.settings.timeout_s, on_line=self._teller(cell))
+        ended = self.workspace.run(argv, timeout_s=self.settings.timeout_s, on_line=self._teller(cell), stop=self.stop)
         if ended.exit_code == 0 or (ended.exit_code == _FAILED and self.runner.kind != "tflite-benchmark"):
             return ended
         said = (ended.stderr or ended.stdout).strip().splitlines()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,10 +19,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from device_tests.device import Finished, OnLine, Properties
-from device_tests.errors import DeviceFullError, DevicePermissionError, DeviceTimeoutError, TransferError
+from device_tests.errors import (
+    CommandError,
+    DeviceFullError,
+    DevicePermissionError,
+    DeviceStoppedError,
+    DeviceTimeoutError,
+    TransferError,
+)
+from device_tests.output import MAX_OUTPUT_BYTES, Deadline, Output, OutputError, StoppedError, as_text
 
 _INHERITED = ("HOME", "PATH", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
 _CHUNK_BYTES = 1 << 16
+_POLL_S = 0.02
 
 
 class LocalDevice:
@@ -66,7 +76,13 @@ class LocalDevice:
         return data
 
     def run(
-        self, argv: Sequence[str], *, timeout_s: float, folder: str | None = None, on_line: OnLine | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        folder: str | None = None,
+        on_line: OnLine | None = None,
+        stop: threading.Event | None = None,
     ) -> Finished:
         """See :class:`~device_tests.device.Device`."""
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | {"LC_ALL": "C.UTF-8"}
@@ -80,12 +96,17 @@ class LocalDevice:
                 env=environment,
                 start_new_session=True,
             )
+            output = Output(on_line)
             try:
-                written = _read(process, timeout_s, on_line)
+                _read(process, Deadline(timeout_s, stop), output)
             except TimeoutError:
                 raise DeviceTimeoutError(
                     "a command did not end in time", device=self.name, command=argv, expected=f"{timeout_s:g} s"
                 ) from None
+            except StoppedError:
+                raise DeviceStoppedError("the check was interrupted", device=self.name, command=argv) from None
+            except OutputError:
+                raise CommandError("a command writes without end", device=self.name, command=argv) from None
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # what it started, too
@@ -93,8 +114,8 @@ class LocalDevice:
                 if process.stdout is not None:
                     process.stdout.close()
             errors.seek(0)
-            said = errors.read()
-        return Finished(process.returncode, _text(written), _text(said))
+            said = errors.read(MAX_OUTPUT_BYTES)
+        return Finished(process.returncode, output.text, as_text(said))
 
     def free_bytes(self, folder: str) -> int:
         """See :class:`~device_tests.device.Device`."""
@@ -119,32 +140,20 @@ def _versions() -> Iterator[str]:
             yield f"{package} {version(package)}"
 
 
-def _read(process: subprocess.Popen[bytes], timeout_s: float, on_line: OnLine | None) -> bytes:
-    """All of standard output; ``TimeoutError`` if it or the process does not end in time."""
-    until, parts, open_line = time.monotonic() + timeout_s, [], b""
+def _read(process: subprocess.Popen[bytes], deadline: Deadline, output: Output) -> None:
+    """All of standard output; raises as :class:`~device_tests.output.Deadline` does."""
     assert process.stdout is not None  # noqa: S101  (a pipe)
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
-            if not selector.select(max(until - time.monotonic(), 0)):
-                raise TimeoutError
+            if not selector.select(deadline.wait_s()):
+                continue
             chunk = os.read(process.stdout.fileno(), _CHUNK_BYTES)
             if not chunk:
                 break
-            parts.append(chunk)
-            *lines, open_line = (open_line + chunk).split(b"\n")
-            if on_line is not None:
-                for line in lines:
-                    on_line(_text(line))
-    try:
-        process.wait(max(until - time.monotonic(), 0.1))
-    except subprocess.TimeoutExpired:
-        raise TimeoutError from None
-    return b"".join(parts)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\r")
+            output.add(chunk)
+    while process.poll() is None:
+        time.sleep(min(deadline.wait_s(), _POLL_S))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ def run_device(
     *,
     runner: Runner | None = None,
     say: Say = lambda line: None,
+    stop: threading.Event | None = None,
 ) -> DeviceRun:
     """Run cells on one device, those that ``store`` has finished excepted, and leave nothing on it.
 
@@ -46,6 +48,7 @@ def run_device(
 
     Args:
         runner: a native program to be run instead of Python with ``run_job.py``.
+        stop: once it is set nothing more is run; the device is cleaned up all the same.
     """
     try:
         device = open_device()
@@ -68,7 +71,7 @@ def run_device(
     todo = [place for place in range(len(cells)) if place not in outcomes]
     if todo:
         with Workspace(device, say=say) as workspace:
-            executor = Executor(workspace, properties, bundle, inputs, settings, runner, say)
+            executor = Executor(workspace, properties, bundle, inputs, settings, runner, say, stop or threading.Event())
             for place in todo:
                 outcomes[place] = executor.run(cells[place], store / keys[place])
         if workspace.leftover is not None:

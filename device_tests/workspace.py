@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -110,9 +111,16 @@ class Workspace:
             )
         return data
 
-    def run(self, argv: Sequence[str], *, timeout_s: float, on_line: OnLine | None = None) -> Finished:
-        """Run a command in the folder."""
-        return self.device.run(argv, timeout_s=timeout_s, folder=self.folder, on_line=on_line)
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        on_line: OnLine | None = None,
+        stop: threading.Event | None = None,
+    ) -> Finished:
+        """Run a command in the folder, until ``stop`` is set."""
+        return self.device.run(argv, timeout_s=timeout_s, folder=self.folder, on_line=on_line, stop=stop)
 
     def _write_note(self, owner: list[object] | None) -> None:
         """``owner``: the process that uses the folder, and when it started; None: nobody does."""

@@ -323,3 +323,23 @@ def test_the_embeddings_that_come_back_are_those_of_exporters(work, arguments, t
     pixels, _ = golden_arrays(bundle)
     found = np.load(stored, allow_pickle=False)[: len(pixels)]
     np.testing.assert_allclose(found, exporters.embed_pixels(bundle, pixels), atol=1e-6)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_check_cleans_the_phone_and_ends_soon(work, arguments, phone, tmp_path, sign):
+    phone.faults.append(Fault(RUNNER, "hang"))
+    asked = ["--bundle", work / "small.hetero", *arguments, "--device=PHONE1", "--out", tmp_path / "out", "--no-page"]
+    program = "import hetero.cli; hetero.cli.main()"
+    command = [sys.executable, "-c", program, "device", "run", *map(str, asked)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    until = time.monotonic() + 60
+    while not (phone.alive and phone.faults[0].times == 0) and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    began = time.monotonic()
+    process.send_signal(sign)
+    _, said = process.communicate(timeout=30)
+    assert time.monotonic() - began < 15
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[sign], said
+    assert phone.files == []
+    assert phone.alive == []

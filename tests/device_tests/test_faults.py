@@ -345,3 +345,11 @@ def test_a_folder_of_a_run_that_was_killed_is_removed_at_the_next_contact(phone,
         assert workspace.sweep(AdbDevice("PHONE1")) == []
         assert phone.files == [os.path.basename(open_one.folder), f"{os.path.basename(open_one.folder)}/file"]
     assert phone.files == []
+
+
+def test_a_device_that_writes_without_end_does_not_fill_the_hosts_memory(phone, monkeypatch):
+    from device_tests import output
+
+    monkeypatch.setattr(output, "MAX_OUTPUT_BYTES", 100_000)
+    with pytest.raises(CommandError, match="writes without end"):
+        AdbDevice("PHONE1").run(("python3", "-c", "print('x' * 300_000)"), timeout_s=30)
