@@ -108,12 +108,9 @@ def host_runtimes(cell: Cell, installed: Sequence[str]) -> list[RuntimeName]:
     return [cast("RuntimeName", name) for name in dict.fromkeys(order) if name in installed]
 
 
-def cell_key(
-    bundle: Bundle, cell: Cell, settings: Settings, properties: Properties, input_hashes: Sequence[str], runner: str
-) -> str:
-    """The same for the same cell of the same bundle and queries on the same device: a finished one is not run again."""
+def cell_key(cell: Cell, settings: Settings, properties: Properties, input_hashes: Sequence[str], runner: str) -> str:
+    """The same for the same file, pictures and device; another where anything differs that could change a result."""
     content = {
-        "bundle": hashlib.sha256(bundle.raw).hexdigest(),
         "cell": [cell.file.sha256, cell.runtime, cell.delegate],
         "settings": [settings.threads, settings.warmup],
         "device": [properties.kind, properties.abi, properties.model, properties.system, properties.identity],

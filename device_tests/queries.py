@@ -113,7 +113,7 @@ def load_queries(
     protocol = _protocol(dataset, chosen, labels[found], own[found], gallery, rows)
     pixels = read_pixels(dataset, chosen, spec)
     ids = tuple(dataset.image_id(int(i)) for i in chosen)
-    vectors, reason = _paragon(paragon, gallery, rows, own[found], ids)
+    vectors, reason = _paragon(paragon, gallery, ids)
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes())
     digest.update(repr((ids, protocol.query_labels.tolist(), gallery.record.sha256)).encode())
     return QuerySet(
@@ -187,11 +187,11 @@ def _end(path: str) -> str:
     return "/".join(path.replace("\\", "/").split("/")[-2:])
 
 
-def _paragon(
-    path: Path | None, gallery: Gallery, rows: np.ndarray, own: np.ndarray, ids: tuple[str, ...]
-) -> tuple[np.ndarray | None, str | None]:
+def _paragon(path: Path | None, gallery: Gallery, ids: tuple[str, ...]) -> tuple[np.ndarray | None, str | None]:
+    """The gallery model's vectors of the queries; without a path the gallery's own, where it has them in any role."""
     if path is None:
-        return (gallery.vectors[rows][own], None) if (own >= 0).all() else (None, _NO_PARAGON)
+        own = _rows_of(list(ids), [item.path for item in gallery.items])
+        return (gallery.vectors[own], None) if (own >= 0).all() else (None, _NO_PARAGON)
     opened = open_gallery(path)
     for what, got, expected in (
         ("space", opened.record.space_id, gallery.record.space_id),

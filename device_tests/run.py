@@ -60,7 +60,7 @@ def run_device(
     runner = runner or python_runner()
     digest = hashlib.sha256(runner.data).hexdigest()
     hashes = [entry.sha256 for entry in inputs.refs]
-    keys = [cell_key(bundle, cell, settings, properties, hashes, digest) for cell in cells]
+    keys = [cell_key(cell, settings, properties, hashes, digest) for cell in cells]
     outcomes: dict[int, Outcome] = {}
     for place, (cell, key) in enumerate(zip(cells, keys, strict=True)):
         reason = cell.impossible(properties)
