@@ -17,6 +17,7 @@ from device_tests.errors import (
     DeviceLostError,
     DeviceNotFoundError,
     DeviceUnauthorizedError,
+    printable,
 )
 
 BASE = "/data/local/tmp"  # where adb's shell may write and execute on every Android
@@ -72,7 +73,7 @@ class AdbDevice:
             return self._android(dict(zip(_ANDROID, found.stdout.split("\n"), strict=False)))
         script = "uname -m; uname -sr; tr '\\0' ' ' </proc/device-tree/compatible"
         found = self.run(("sh", "-c", script), timeout_s=QUICK_TIMEOUT_S)
-        abi, system, compatible = (found.stdout.split("\n") + [""] * 3)[:3]
+        abi, system, compatible = map(printable, (found.stdout.split("\n") + [""] * 3)[:3])
         if abi == "aarch64" and _VIRTUAL in compatible.split():
             model = "QEMU arm64 machine, no Android"
             return Properties("linux-arm64-emulated", abi, model, system, self.serial)
@@ -84,7 +85,8 @@ class AdbDevice:
         )
 
     def _android(self, found: dict[str, str]) -> Properties:
-        abi, maker, model, release, sdk, hardware, *flags, serial = (found.get(name, "").strip() for name in _ANDROID)
+        values = (printable(found.get(name, "").strip()) for name in _ANDROID)
+        abi, maker, model, release, sdk, hardware, *flags, serial = values
         emulated = "1" in flags or _EMULATED_HARDWARE.search(hardware) is not None
         return Properties(
             kind="android-emulator" if emulated else "android-physical",

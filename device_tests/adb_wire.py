@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_S = 20.0  # of what adb answers at once
 SERVER_TIMEOUT_S = 30.0
 _BLOCK_BYTES = 64 * 1024  # the sync protocol's limit
+_LONGEST_REASON_BYTES = 1 << 16
 _STDOUT, _STDERR, _EXIT = 1, 2, 3  # kinds of packets of shell v2
 _FULL = re.compile(r"no space left|disk quota|not enough space", re.IGNORECASE)
 _REFUSED = re.compile(r"permission denied|read-only file system|operation not permitted", re.IGNORECASE)
@@ -183,7 +184,7 @@ class AdbWire:
             return int(length)
         if kind == b"DONE":
             return None
-        if kind != b"FAIL":
+        if kind != b"FAIL" or length > _LONGEST_REASON_BYTES:
             raise DeviceLostError("the device answers out of turn", device=self.serial, command=doing, got=repr(kind))
         raise self._refused(doing, as_text(_receive(service, length, deadline)))
 
@@ -293,7 +294,7 @@ def _read_v2(service: AdbConnection, deadline: Deadline, on_line: OnLine | None)
             written.add(data)
         elif kind == _STDERR:
             said.add(data)
-        elif kind == _EXIT:
+        elif kind == _EXIT and length == 1:
             return Finished(data[0], written.text, said.text)
 
 

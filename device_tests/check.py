@@ -28,6 +28,7 @@ from device_tests.run import DeviceRun, run_device
 from device_tests.schema import DeviceRecord, DeviceReport
 from exporters.bundle import Bundle
 from exporters.verify import file_golden, golden_arrays
+from hetero import atomic
 from hetero.errors import MissingExtraError
 from hetero.retrieval.gallery import Gallery
 
@@ -79,6 +80,7 @@ def run_check(
     inputs = Inputs(pixels, queries.pixels)
     store = out / "cells"
     references = _references(cells)
+    atomic.write_text(store / ".keep", "")  # no device is touched for results that could not be kept
     stop = threading.Event()
     with ThreadPoolExecutor(len(devices) + 1) as pool, _stopping(stop):
         wanted = list({one.name: one for one in references.values()}.values())

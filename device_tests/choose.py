@@ -8,7 +8,7 @@ from functools import partial
 
 from device_tests.adb import AdbDevice, connected
 from device_tests.device import Device
-from device_tests.emulated import DEFAULT_NAME, EmulatedDevice
+from device_tests.emulated import DEFAULT_NAME, EmulatedDevice, checked_name
 from device_tests.errors import DeviceNotFoundError
 from device_tests.local import LocalDevice
 
@@ -20,7 +20,7 @@ def devices_of(
     found: dict[str, Callable[[], Device]] = {}
     own = [name for name in asked if name in ("local", DEFAULT_NAME) or name.startswith(f"{DEFAULT_NAME}:")]
     for name in own:
-        machine = name.partition(":")[2] or DEFAULT_NAME
+        machine = checked_name(name.partition(":")[2] or DEFAULT_NAME)
         found[name] = LocalDevice if name == "local" else partial(EmulatedDevice, machine, say=say)
     serials = [name for name in asked if name not in own]
     if serials or not own:

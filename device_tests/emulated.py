@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import socket
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from device_tests.adb import AdbDevice
+from device_tests.adb_wire import make_client
 from device_tests.device import Finished, OnLine, Properties
 from device_tests.emulator import machine as machines
 from device_tests.emulator.build import Build, build_device, newest_build
 from device_tests.emulator.tools import require_tools
 from device_tests.errors import CommandError, DeviceError, EmulatorError
 from device_tests.folders import cache_folder
+from hetero.errors import ConfigError
 
 DEFAULT_NAME = "emulator"
 BOOT_TIMEOUT_S = 240.0  # about 20 s on an idle machine; one that runs tests beside is many times slower
@@ -40,8 +46,9 @@ def build(*, say: Say = lambda line: None, cache: Path | None = None) -> Build:
     Raises:
         EmulatorError: a program is missing, or neither a mirror nor the cache has what is needed.
     """
-    cache = _builds(cache)
-    return build_device(cache, lambda kernel, root: _compile_bytecode(kernel, root, cache / "run"), say=say)
+    folder = _builds(cache)
+    with machines.locked(folder / "build", "build"):
+        return build_device(folder, lambda kernel, root: _compile_bytecode(kernel, root, folder / "build"), say=say)
 
 
 def start(name: str = DEFAULT_NAME, *, say: Say = lambda line: None, cache: Path | None = None) -> machines.Machine:
@@ -51,21 +58,21 @@ def start(name: str = DEFAULT_NAME, *, say: Say = lambda line: None, cache: Path
         EmulatorError: it cannot be built, or does not boot in time; with what it said last.
         DeviceError: it cannot be reached over adb.
     """
-    cache = _builds(cache)
+    folder = _run_folder(name, cache)
     require_tools("qemu-system-aarch64", "adb")
-    with machines.locked(cache / "run", name):
-        found = machines.running(cache / "run", name)
+    with machines.locked(folder, name):
+        found = machines.running(folder, name)
         if found is None:
-            made = newest_build(cache) or build(say=say, cache=cache)
+            made = newest_build(_builds(cache)) or build(say=say, cache=cache)
             say("booting the emulated device")
-            found = machines.launch(cache / "run", name, made.path / "vmlinuz", made.path / "root.cpio", build=made.key)
+            found = machines.launch(folder, name, made.path / "vmlinuz", made.path / "root.cpio", build=made.key)
         _wait_for(found)
         return found
 
 
 def stop(name: str = DEFAULT_NAME, *, cache: Path | None = None) -> bool:
     """End the machine of this name; False where none runs."""
-    folder = _builds(cache) / "run"
+    folder = _run_folder(name, cache)
     with machines.locked(folder, name):
         found = machines.running(folder, name)
         if found is None:
@@ -77,7 +84,7 @@ def stop(name: str = DEFAULT_NAME, *, cache: Path | None = None) -> bool:
 
 def status(name: str = DEFAULT_NAME, *, cache: Path | None = None) -> machines.Machine | None:
     """The machine of this name, where it runs."""
-    return machines.running(_builds(cache) / "run", name)
+    return machines.running(_run_folder(name, cache), name)
 
 
 class EmulatedDevice:
@@ -156,6 +163,23 @@ def _builds(cache: Path | None) -> Path:
     return (cache or cache_folder()) / "emulator"
 
 
+def checked_name(name: str) -> str:
+    """The name of a machine.
+
+    Raises:
+        ConfigError: it is no plain word.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ConfigError("a machine has a plain name", got=repr(name), expected="letters, digits, '_' and '-'")
+    return name
+
+
+def _run_folder(name: str, cache: Path | None) -> Path:
+    """Where running machines are recorded; errors as :func:`checked_name`."""
+    checked_name(name)
+    return _builds(cache) / "run"
+
+
 def _wait_for(machine: machines.Machine) -> None:
     """Wait until the machine answers over adb."""
     until, said = time.monotonic() + BOOT_TIMEOUT_S, "nothing"
@@ -181,6 +205,8 @@ def _wait_for(machine: machines.Machine) -> None:
 def _compile_bytecode(kernel: Path, root: Path, folder: Path) -> bytes:
     """Boot a device and let its Python compile what the runtimes import, which also proves that they load."""
     with machines.locked(folder, "compile"):
+        if (earlier := machines.running(folder, "compile")) is not None:  # of a build that was killed
+            machines.end(folder, earlier)
         machine = machines.launch(folder, "compile", kernel, root, build="unfinished")
         try:
             _wait_for(machine)
@@ -210,7 +236,8 @@ def _compile_bytecode(kernel: Path, root: Path, folder: Path) -> bytes:
 
 
 def _forget(serial: str) -> None:
-    """Take a machine that ended out of adb's list."""
-    from device_tests.adb_wire import make_client
-
-    make_client().disconnect(serial)
+    """Take a machine that ended out of the list of the adb server, where one runs."""
+    port = int(os.environ.get("ANDROID_ADB_SERVER_PORT") or 5037)
+    with suppress(OSError, DeviceError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        make_client().disconnect(serial)

@@ -6,6 +6,14 @@ from collections.abc import Sequence
 
 from hetero.errors import HeteroError
 
+_LONGEST_TOLD = 500
+
+
+def printable(text: str) -> str:
+    """What a device says, fit for a terminal and a page: no control characters, and not without end."""
+    shown = "".join(one if one.isprintable() else " " for one in text[: 2 * _LONGEST_TOLD])
+    return shown if len(shown) <= _LONGEST_TOLD else shown[:_LONGEST_TOLD] + "…"
+
 
 class DeviceError(HeteroError):
     """Something failed on a device or on the way to it.
@@ -33,7 +41,8 @@ class DeviceError(HeteroError):
             where.append(f"command {self.command[:200]!r}")
         if exit_code is not None:
             where.append(f"exit code {exit_code}")
-        super().__init__(f"{what} ({', '.join(where)})", got=got, expected=expected, fix=fix)
+        told = None if got is None else printable(str(got))
+        super().__init__(printable(f"{what} ({', '.join(where)})"), got=told, expected=expected, fix=fix)
 
 
 class DeviceLostError(DeviceError):
@@ -76,5 +85,8 @@ class JobError(DeviceError):
     """The runner refused a job, or what it gave back is not what the job asked for."""
 
 
-class EmulatorError(HeteroError):
+class EmulatorError(DeviceError):
     """The emulated device cannot be built, started or stopped."""
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, fix: str | None = None) -> None:
+        super().__init__(what, device="emulator", got=got, expected=expected, fix=fix)

@@ -6,14 +6,15 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from device_tests.cells import Cell, Settings
-from device_tests.device import Finished, Properties
+from device_tests.device import Device, Finished, Properties
 from device_tests.errors import CommandError, DeviceError, DeviceLostError, JobError, TransferError
-from device_tests.job import Job, new_nonce, ref
+from device_tests.job import FileRef, Job, new_nonce
 from device_tests.native import Runner, benchmark_argv, parse_benchmark
 from device_tests.outcome import (
     EMBEDDINGS,
@@ -41,6 +42,29 @@ Say = Callable[[str], object]
 def python_runner() -> Runner:
     """``run_job.py``, as it goes to a device."""
     return Runner("python", resources.files("device_tests.runner").joinpath("run_job.py").read_bytes())
+
+
+def _conditions(device: Device, before_c: float | None) -> Conditions:
+    return Conditions(temperature_c=(before_c, device.temperature_c()), battery_percent=device.battery_percent())
+
+
+def make_job(cell: Cell, bundle: Bundle, inputs: Inputs, settings: Settings, properties: Properties) -> Job:
+    """What a device of these properties is asked to do for a cell."""
+    return Job(
+        nonce=new_nonce(),
+        runtime=cell.runtime,
+        delegate=cell.delegate,
+        threads=settings.threads,
+        warmup=settings.warmup,
+        device_kind=properties.kind,
+        abi=properties.abi,
+        # Not the bundle's name for it, which could be that of a module beside the runner.
+        model=FileRef(path=f"model.{cell.file.format}", sha256=cell.file.sha256),
+        inputs=inputs.refs,
+        dim=bundle.manifest.output.dim,
+        embeddings=EMBEDDINGS,
+        result=RESULT,
+    )
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,8 @@ class Executor:
                 except DeviceError as lost:
                     return self._failed(cell, str(lost))
             except DeviceError as error:
+                with suppress(DeviceError):
+                    self.workspace.end_processes()  # what hung would slow down the cells that follow
                 return self._failed(cell, str(error))
         raise AssertionError  # unreachable: the last try returns
 
@@ -83,10 +109,10 @@ class Executor:
         return Outcome(cell, "failed", reason)
 
     def _try(self, cell: Cell, store: Path) -> Outcome:
-        device, model = self.workspace.device, self.bundle.read(cell.file.path)
+        device, model = self.workspace.device, self.bundle.read(cell.file.path)  # which hashes it again
         if self.runner.kind == "python" and device.python is None:
             return self._failed(cell, "this device has no Python: give a --runner, see docs/phones.md")
-        job = self._job(cell, model)
+        job = make_job(cell, self.bundle, self.inputs, self.settings, self.properties)
         self.workspace.ensure(_PROGRAM, self.runner.data, mode=0o755)
         self.workspace.ensure(job.model.path, model)
         if self.runner.kind == "tflite-benchmark":
@@ -104,7 +130,9 @@ class Executor:
             return self._refused(cell, result, result.failure)
         embeddings = self.workspace.fetch(EMBEDDINGS, limit_bytes=4 * job.pictures * job.dim + _NPY_HEADER_BYTES)
         vectors = parse_embeddings(embeddings, result, device=device.name)
-        conditions = Conditions((before, device.temperature_c()), device.battery_percent())
+        conditions = Conditions(
+            temperature_c=(before, device.temperature_c()), battery_percent=device.battery_percent()
+        )
         save_outcome(store, job, raw, embeddings, conditions)
         return ok_outcome(cell, self.inputs, result, vectors, conditions)
 
@@ -126,7 +154,9 @@ class Executor:
                 got=ascii((ended.stdout + ended.stderr)[-200:]),
                 expected="a line count=… min=… max=… avg=…",
             )
-        conditions = Conditions((before, device.temperature_c()), device.battery_percent())
+        conditions = Conditions(
+            temperature_c=(before, device.temperature_c()), battery_percent=device.battery_percent()
+        )
         return Outcome(
             cell, "latency only", "a benchmark tool gives no embeddings", benchmark=found, conditions=conditions
         )
@@ -143,22 +173,6 @@ class Executor:
             exit_code=ended.exit_code,
             got=ascii(said[-1])[:300] if said else None,
             fix="above 128 an exit code is a signal: 137 is memory running out, 139 a crash of the runtime",
-        )
-
-    def _job(self, cell: Cell, model: bytes) -> Job:
-        return Job(
-            nonce=new_nonce(),
-            runtime=cell.runtime,
-            delegate=cell.delegate,
-            threads=self.settings.threads,
-            warmup=self.settings.warmup,
-            device_kind=self.properties.kind,
-            abi=self.properties.abi,
-            model=ref(Path(cell.file.path).name, model),
-            inputs=self.inputs.refs,
-            dim=self.bundle.manifest.output.dim,
-            embeddings=EMBEDDINGS,
-            result=RESULT,
         )
 
     def _teller(self, cell: Cell) -> Callable[[str], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 
@@ -11,6 +12,15 @@ def cache_folder() -> Path:
     if os.environ.get("HETERO_CACHE"):
         return Path(os.environ["HETERO_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hetero"
+
+
+def host_id() -> str:
+    """Which boot of which machine, and which space of process numbers in it, as a container has its own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
 
 
 def process_start(pid: int) -> str | None:

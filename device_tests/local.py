@@ -53,7 +53,9 @@ class LocalDevice:
             abi=platform.machine(),
             model=platform.processor() or platform.machine(),
             system=f"{platform.system()} {platform.release()}",
-            identity=" ".join([platform.node(), *_versions()]),  # what another runtime finished is not finished
+            identity=" ".join(
+                [self.name, platform.node(), *_versions()]
+            ),  # what another runtime finished is not finished
         )
 
     def push(self, data: bytes, path: str, *, mode: int = 0o644) -> None:
@@ -98,7 +100,7 @@ class LocalDevice:
             )
             output = Output(on_line)
             try:
-                _read(process, Deadline(timeout_s, stop), output)
+                _read(process, Deadline(timeout_s, stop), output, errors.fileno())
             except TimeoutError:
                 raise DeviceTimeoutError(
                     "a command did not end in time", device=self.name, command=argv, expected=f"{timeout_s:g} s"
@@ -140,12 +142,14 @@ def _versions() -> Iterator[str]:
             yield f"{package} {version(package)}"
 
 
-def _read(process: subprocess.Popen[bytes], deadline: Deadline, output: Output) -> None:
-    """All of standard output; raises as :class:`~device_tests.output.Deadline` does."""
+def _read(process: subprocess.Popen[bytes], deadline: Deadline, output: Output, errors: int) -> None:
+    """All of standard output; raises as :class:`~device_tests.output.Deadline` and ``Output`` do, for errors, too."""
     assert process.stdout is not None  # noqa: S101  (a pipe)
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
+            if os.fstat(errors).st_size > MAX_OUTPUT_BYTES:
+                raise OutputError
             if not selector.select(deadline.wait_s()):
                 continue
             chunk = os.read(process.stdout.fileno(), _CHUNK_BYTES)

@@ -50,11 +50,14 @@ def read_runner(path: Path | None, kind: str) -> Runner | None:
     if path is None:
         return None
     try:
-        if path.stat().st_size > _MAX_RUNNER_BYTES:
-            raise ConfigError(f"{path} is too large for a program", expected=f"at most {_MAX_RUNNER_BYTES} bytes")
-        data = path.read_bytes()
+        if not path.is_file() and path.exists():
+            raise ConfigError(f"the runner {path} is not a plain file", fix="name the program itself")
+        with open(path, "rb") as stream:
+            data = stream.read(_MAX_RUNNER_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read the runner {path}", got=error.strerror, fix="check the path") from error
+    if len(data) > _MAX_RUNNER_BYTES:
+        raise ConfigError(f"{path} is too large for a program", expected=f"at most {_MAX_RUNNER_BYTES} bytes")
     return Runner("job" if kind == "job" else "tflite-benchmark", data)
 
 

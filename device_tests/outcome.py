@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ import numpy as np
 
 from device_tests.cells import Cell
 from device_tests.errors import DeviceError
-from device_tests.job import Job, PixelsRef, ref
+from device_tests.job import Job, PixelsRef, Record, ref
 from device_tests.native import Benchmark
 from device_tests.result import DeviceResult, parse_embeddings, parse_result
 from hetero import atomic
@@ -39,12 +38,11 @@ class Inputs:
         return tuple(PixelsRef(**ref(name, data).model_dump(), shape=shapes[name]) for name, data in self.files.items())
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(Record):
     """Of the device: its temperature before and after, in degrees Celsius, and its battery, in percent."""
 
-    temperature_c: tuple[float | None, float | None]
-    battery_percent: float | None
+    temperature_c: tuple[float | None, float | None] = (None, None)
+    battery_percent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,22 +77,28 @@ def save_outcome(folder: Path, job: Job, result: bytes, embeddings: bytes, condi
     with atomic.directory(folder, marker=RESULT) as target:
         (target / JOB).write_bytes(job.model_dump_json(indent=2).encode())
         (target / EMBEDDINGS).write_bytes(embeddings)
-        (target / CONDITIONS).write_text(json.dumps(vars(conditions)), encoding="utf-8")
+        (target / CONDITIONS).write_bytes(conditions.model_dump_json().encode())
         (target / RESULT).write_bytes(result)
 
 
-def stored_outcome(folder: Path, cell: Cell, inputs: Inputs) -> Outcome | None:
-    """A cell that was finished before; None where it was not, or its files are not whole."""
+def stored_outcome(folder: Path, cell: Cell, inputs: Inputs, expected: Job) -> Outcome | None:
+    """A cell that was finished before; None where it was not, or what is there is not whole or of another job.
+
+    Args:
+        expected: what the device would be asked for now; only the nonce may differ.
+    """
     try:
         job = Job.model_validate_json((folder / JOB).read_bytes())
+        if job.model_copy(update={"nonce": expected.nonce}) != expected:
+            return None
         result = parse_result((folder / RESULT).read_bytes(), job, device="stored")
         vectors = parse_embeddings((folder / EMBEDDINGS).read_bytes(), result, device="stored")
-        conditions = json.loads((folder / CONDITIONS).read_text(encoding="utf-8"))
+        conditions = Conditions.model_validate_json((folder / CONDITIONS).read_bytes())
     except (OSError, ValueError, DeviceError):
         return None
-    before, after = conditions["temperature_c"]
-    found = ok_outcome(cell, inputs, result, vectors, Conditions((before, after), conditions["battery_percent"]))
-    return replace(found, resumed=True)
+    if result.status != "ok":
+        return None
+    return replace(ok_outcome(cell, inputs, result, vectors, conditions), resumed=True)
 
 
 def ok_outcome(

@@ -8,6 +8,7 @@ import time
 from device_tests.device import OnLine
 
 MAX_OUTPUT_BYTES = 1 << 26  # of one command; a runner writes a line a second
+_LONGEST_LINE_BYTES = 1 << 14  # of what is told live
 _POLL_S = 0.25  # how soon a wish to stop is noticed
 
 
@@ -60,6 +61,7 @@ class Output:
         self._parts.append(data)
         if self._on_line is not None:
             *lines, self._line = (self._line + data).split(b"\n")
+            self._line = self._line[-_LONGEST_LINE_BYTES:]
             for line in lines:
                 self._on_line(as_text(line))
 

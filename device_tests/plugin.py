@@ -36,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--hetero-split", help="Whose pictures search.")
     group.addoption("--hetero-queries", type=int, default=200, help="How many are drawn; 0: all.")
     group.addoption("--hetero-paragon", type=Path, help="Gallery directory with the queries' gallery-model vectors.")
+    group.addoption("--hetero-runner", type=Path, help="Program for a phone without Python; see docs/phones.md.")
+    group.addoption("--hetero-runner-kind", default="job", help="job or tflite-benchmark.")
     group.addoption("--hetero-out", type=Path, help="Folder of results, which a later call continues.")
 
 
@@ -124,6 +126,7 @@ def device_embeddings(device: Device, cell: Any, hetero_reports: Callable[..., A
 def _check(config: pytest.Config, name: str, out: Path) -> Checked:
     from device_tests.cells import choose_cells
     from device_tests.check import run_check
+    from device_tests.native import read_runner
     from device_tests.queries import load_queries
     from device_tests.report import write_result
 
@@ -136,7 +139,9 @@ def _check(config: pytest.Config, name: str, out: Path) -> Checked:
         count=config.getoption("--hetero-queries"),
         paragon=config.getoption("--hetero-paragon"),
     )
-    checked = run_check(opened, where, queries, {name: _opener(config, name)}, out, cells=choose_cells(opened))
+    runner = read_runner(config.getoption("--hetero-runner"), config.getoption("--hetero-runner-kind"))
+    devices = {name: _opener(config, name)}
+    checked = run_check(opened, where, queries, devices, out, cells=choose_cells(opened), runner=runner)
     write_result(checked.report, out / name.replace("/", "_").replace(":", "_"))
     return checked
 

@@ -14,7 +14,7 @@ from hetero.data.dataset import NO_GROUP, ROLE_GALLERY, ROLE_QUERY, Dataset
 from hetero.data.pixels import read_pixels
 from hetero.errors import DataError, SpaceMismatchError
 from hetero.preprocess import PreprocessSpec
-from hetero.retrieval.gallery import Gallery, open_gallery
+from hetero.retrieval.gallery import Gallery, Item, open_gallery
 from hetero.retrieval.protocol import Protocol
 from hetero.workflows.source import open_source, split_to_search
 
@@ -95,10 +95,11 @@ def load_queries(
     if dataset.roles is not None:
         indices = indices[dataset.roles[indices] != ROLE_GALLERY]
     rows = np.array([row for row, item in enumerate(gallery.items) if item.role != ROLE_QUERY], np.int64)
+    names = [dataset.class_names[dataset.labels[i]] for i in indices]
     class_numbers = {item.class_name: item.label for item in gallery.items}
-    labels = np.array([class_numbers.get(dataset.class_names[dataset.labels[i]], -1) for i in indices], np.int64)
-    own = _rows_of([dataset.image_id(int(i)) for i in indices], [gallery.items[row].path for row in rows])
-    protocol = _protocol(dataset, indices, labels, own, gallery, rows)
+    labels = np.array([class_numbers.get(name, -1) for name in names], np.int64)
+    own = _rows_of([dataset.image_id(int(i)) for i in indices], names, gallery.items)
+    protocol = _protocol(labels, own, gallery, rows)
     found = np.flatnonzero(protocol.num_matches > 0)
     if len(found) == 0:
         raise DataError(
@@ -107,13 +108,19 @@ def load_queries(
             expected=f"classes of the gallery, such as {', '.join(list(class_numbers)[:3])}, with another picture each",
             fix="name the data that the gallery was made of, or another --split",
         )
+    if not (protocol.num_candidates > protocol.num_matches).any():
+        raise DataError(
+            f"no query of {name} could find a picture of another class, so every model finds all",
+            got=f"a gallery of {len(np.unique(protocol.gallery_labels))} class",
+            fix="search a gallery of several classes",
+        )
     if count:
         found = np.sort(np.random.default_rng(seed).permutation(found)[:count])
     chosen = indices[found]
-    protocol = _protocol(dataset, chosen, labels[found], own[found], gallery, rows)
+    protocol = _protocol(labels[found], own[found], gallery, rows)
     pixels = read_pixels(dataset, chosen, spec)
     ids = tuple(dataset.image_id(int(i)) for i in chosen)
-    vectors, reason = _paragon(paragon, gallery, ids)
+    vectors, reason = _paragon(paragon, gallery, own[found], ids, [names[place] for place in found])
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes())
     digest.update(repr((ids, protocol.query_labels.tolist(), gallery.record.sha256)).encode())
     return QuerySet(
@@ -123,7 +130,7 @@ def load_queries(
         gallery=gallery.vectors[rows],
         gallery_ids=tuple(gallery.items[row].path for row in rows),
         protocol=protocol,
-        in_gallery=int((own[found] >= 0).sum()),
+        in_gallery=int(np.isin(own[found], rows).sum()),
         paragon=vectors,
         no_paragon=reason,
         sha256=digest.hexdigest(),
@@ -140,57 +147,62 @@ def _split(dataset: Dataset, data: Path, overrides: Sequence[str]) -> str | None
     return split_to_search(dataset, fix="name one with --split")
 
 
-def _protocol(
-    dataset: Dataset, indices: np.ndarray, labels: np.ndarray, own: np.ndarray, gallery: Gallery, rows: np.ndarray
-) -> Protocol:
-    """Ids are places in the gallery; a query that is not in it gets one of its own behind."""
-    outside = len(rows) + np.arange(len(indices))
+def _protocol(labels: np.ndarray, own: np.ndarray, gallery: Gallery, rows: np.ndarray) -> Protocol:
+    """Ids are places among the gallery's items; a query that is not there gets one behind them, and no group.
+
+    Groups are the gallery's numbers, which another data set may use for other groups.
+    """
+    outside = len(gallery.items) + np.arange(len(own))
     gallery_labels = np.array([gallery.items[row].label for row in rows], np.int64)
-    groups = np.array([gallery.items[row].group for row in rows], np.int64)
-    sides: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
-    if dataset.groups is not None and (groups != NO_GROUP).any():
-        sides = (dataset.groups[indices], groups)
-    return Protocol(np.where(own >= 0, own, outside), np.arange(len(rows)), labels, gallery_labels, *sides)
+    groups = np.array([item.group for item in gallery.items], np.int64)
+    query_groups = np.where(own >= 0, groups[own], NO_GROUP)
+    return Protocol(np.where(own >= 0, own, outside), rows, labels, gallery_labels, query_groups, groups[rows])
 
 
-def _rows_of(names: list[str], places: list[str]) -> np.ndarray:
-    """For each name its place in a list of paths, ``int64 [n]``; -1 where it is not there.
+def _rows_of(names: Sequence[str], classes: Sequence[str], items: Sequence[Item]) -> np.ndarray:
+    """For each picture its place among gallery items, ``int64 [n]``; -1 where it is not there.
 
-    Paths are compared whole; where none is found so, by their last two parts, for the gallery may have been made on
-    another machine.
+    A path is looked for whole; else, as the gallery may have been made on another machine, by its last two parts, among
+    items of the same class, and of several the one with the longest common end.
 
     Raises:
-        DataError: two gallery pictures have the same last two parts, so that the query's own cannot be told.
+        DataError: several have an equally long one, so that the picture's own cannot be told.
     """
-    whole = {place: row for row, place in enumerate(places)}
-    found = np.array([whole.get(name, -1) for name in names], np.int64)
-    if (found >= 0).any():
-        return found
-    ends: dict[str, int] = {}
-    doubled = set()
-    for row, place in enumerate(places):
-        end = _end(place)
-        doubled |= {end} & ends.keys()
-        ends[end] = row
-    found = np.array([ends.get(_end(name), -1) for name in names], np.int64)
-    for name, row in zip(names, found, strict=True):
-        if row >= 0 and _end(name) in doubled:
+    whole = {item.path: row for row, item in enumerate(items)}
+    ends: dict[tuple[str, str], list[int]] = {}
+    for row, item in enumerate(items):
+        ends.setdefault((item.class_name, "/".join(_parts(item.path)[-2:])), []).append(row)
+    found = []
+    for name, class_name in zip(names, classes, strict=True):
+        parts = _parts(name)
+        near = ends.get((class_name, "/".join(parts[-2:])), []) if len(parts) > 1 and name not in whole else []
+        lengths = [_common_end(parts, _parts(items[row].path)) for row in near]
+        if lengths.count(max(lengths, default=0)) > 1:
             raise DataError(
                 "a query may be one of several gallery pictures, so it could find itself",
-                got=f"{name}, and several gallery pictures end in {_end(name)}",
+                got=f"{name}, and {', '.join(items[row].path for row in near[:3])}",
                 fix="run where the gallery was made, or index the pictures again here",
             )
-    return found
+        found.append(whole.get(name, near[lengths.index(max(lengths))] if near else -1))
+    return np.array(found, np.int64)
 
 
-def _end(path: str) -> str:
-    return "/".join(path.replace("\\", "/").split("/")[-2:])
+def _parts(path: str) -> list[str]:
+    return path.replace("\\", "/").split("/")
 
 
-def _paragon(path: Path | None, gallery: Gallery, ids: tuple[str, ...]) -> tuple[np.ndarray | None, str | None]:
+def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
+    same = 0
+    while same < min(len(first), len(second)) and first[-1 - same] == second[-1 - same]:
+        same += 1
+    return same
+
+
+def _paragon(
+    path: Path | None, gallery: Gallery, own: np.ndarray, ids: Sequence[str], classes: Sequence[str]
+) -> tuple[np.ndarray | None, str | None]:
     """The gallery model's vectors of the queries; without a path the gallery's own, where it has them in any role."""
     if path is None:
-        own = _rows_of(list(ids), [item.path for item in gallery.items])
         return (gallery.vectors[own], None) if (own >= 0).all() else (None, _NO_PARAGON)
     opened = open_gallery(path)
     for what, got, expected in (
@@ -199,7 +211,7 @@ def _paragon(path: Path | None, gallery: Gallery, ids: tuple[str, ...]) -> tuple
     ):
         if got != expected:
             raise SpaceMismatchError(f"{path} is of another {what} than the gallery", got=got, expected=expected)
-    found = _rows_of(list(ids), [item.path for item in opened.items])
+    found = _rows_of(ids, classes, opened.items)
     if (found < 0).any():
         missing = [name for name, row in zip(ids, found, strict=True) if row < 0]
         raise DataError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from device_tests.device import DeviceKind
-from device_tests.errors import JobError, TransferError
+from device_tests.errors import JobError, TransferError, printable
 from device_tests.job import DelegateName, Job, Record, RuntimeName
 from exporters.manifest import SafePath, Sha256
 from hetero.record import validation_lines
@@ -22,25 +22,30 @@ FailureKind = Literal[
 ]
 
 
+Told = Annotated[str, AfterValidator(printable)]
+"""What a device says, fit to be shown."""
+Milliseconds = Annotated[float, Field(ge=0, le=86_400_000.0)]  # a day
+
+
 class Failure(Record):
     """Why a job failed."""
 
     kind: FailureKind
-    message: str
+    message: Told
 
 
 class RuntimeRecord(Record):
     """The runtime that ran; its version is None where it could not be loaded."""
 
     name: RuntimeName
-    version: str | None
+    version: Told | None
 
 
 class DelegateRecord(Record):
     """Which delegate was asked for, which took nodes, and how many of the model's; None: not known."""
 
     asked: DelegateName
-    name: str | None
+    name: Told | None
     nodes_taken: int | None = Field(ge=0)
     nodes: int | None = Field(ge=0)
 
@@ -56,10 +61,10 @@ class EmbeddingsRef(Record):
 class Latency(Record):
     """Milliseconds from picture to embedding: quantiles, and each picture's."""
 
-    median: float = Field(ge=0)
-    p90: float = Field(ge=0)
-    p99: float = Field(ge=0)
-    each: tuple[float, ...]
+    median: Milliseconds
+    p90: Milliseconds
+    p99: Milliseconds
+    each: tuple[Milliseconds, ...]
 
 
 class DeviceResult(Record):
@@ -71,16 +76,16 @@ class DeviceResult(Record):
     failure: Failure | None
     device_kind: DeviceKind
     abi: str
-    system: str
-    python: str | None
+    system: Told
+    python: Told | None
     runtime: RuntimeRecord
     threads: int
     delegate: DelegateRecord
     model_sha256: Sha256
     input_sha256: tuple[Sha256, ...]
     embeddings: EmbeddingsRef | None
-    load_ms: float | None
-    warmup_ms: tuple[float, ...]
+    load_ms: Milliseconds | None
+    warmup_ms: tuple[Milliseconds, ...]
     latency_ms: Latency | None
     peak_rss_bytes: int = Field(ge=0)
 
@@ -115,6 +120,8 @@ def parse_result(raw: bytes, job: Job, *, device: str) -> DeviceResult:
         timed = None if result.latency_ms is None else len(result.latency_ms.each)
         asked["latencies"] = (timed, job.pictures)
         asked["abi"] = (result.abi, job.abi)
+        if job.delegate not in ("auto", "none"):
+            asked["delegate"] = (result.delegate.name is not None and bool(result.delegate.nodes_taken), True)
     for name, (got, expected) in asked.items():
         if got != expected:
             raise JobError(
@@ -166,7 +173,7 @@ def _npy(raw: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
     length = 10 + int.from_bytes(raw[8:10], "little")
     try:
         header = ast.literal_eval(raw[10:length].decode("latin1").strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
     expected = {"descr": "<f4", "fortran_order": False, "shape": shape}
     if raw[:8] != b"\x93NUMPY\x01\x00" or header != expected or len(raw) - length != 4 * math.prod(shape):

@@ -80,6 +80,7 @@ class ThresholdCheck(Record):
     recorded_true_accepts: float
     device_false_accepts: float
     host_false_accepts: float
+    genuine_pairs: int
     impostor_pairs: int
 
 

@@ -19,18 +19,19 @@ from types import TracebackType
 
 from device_tests.device import Device, Finished, OnLine
 from device_tests.errors import CommandError, DeviceError, DeviceFullError, DevicePermissionError, TransferError
-from device_tests.folders import cache_folder, process_start
+from device_tests.folders import cache_folder, host_id, process_start
 from hetero import atomic
 
 PREFIX = "hetero-"
 QUICK_TIMEOUT_S = 30.0
 _SPARE_BYTES = 1 << 20  # for what the runner writes besides embeddings
-# A runner whose connection was lost still runs: it is known by its pid file and by where it runs.
-_REMOVE = """
-for file in {folder}/*.pid; do
-    pid=$(cat "$file" 2>/dev/null) || continue
-    [ "$(readlink /proc/$pid/cwd)" = {folder} ] && kill -9 "$pid"
+# A runner whose connection was lost still runs: it is known by where it runs.
+_END = """
+for process in /proc/[0-9]*; do
+    [ "$(readlink "$process/cwd" 2>/dev/null)" = {folder} ] && kill -9 "${{process#/proc/}}"
 done
+"""
+_REMOVE = """
 rm -rf {folder}
 [ ! -e {folder} ]
 """
@@ -51,7 +52,7 @@ class Workspace:
         self._note = _notes(device.name) / Path(self.folder).name
 
     def __enter__(self) -> Workspace:
-        self._write_note([os.getpid(), process_start(os.getpid())])
+        self._write_note([host_id(), os.getpid(), process_start(os.getpid())])
         return self
 
     def __exit__(
@@ -122,8 +123,13 @@ class Workspace:
         """Run a command in the folder, until ``stop`` is set."""
         return self.device.run(argv, timeout_s=timeout_s, folder=self.folder, on_line=on_line, stop=stop)
 
+    def end_processes(self) -> None:
+        """End whatever still works in the folder, such as a runner that did not answer in time."""
+        script = (_END + "true").format(folder=shlex.quote(self.folder))
+        self.device.run(("sh", "-c", script), timeout_s=QUICK_TIMEOUT_S)
+
     def _write_note(self, owner: list[object] | None) -> None:
-        """``owner``: the process that uses the folder, and when it started; None: nobody does."""
+        """``owner``: machine, number and start of the process that uses the folder; None: nobody does."""
         atomic.write_text(self._note, json.dumps({"folder": self.folder, "owner": owner}))
 
     def _sha256(self, path: str) -> str | None:
@@ -156,11 +162,13 @@ def sweep(device: Device, *, say: Callable[[str], object] = lambda line: None) -
         try:
             content = json.loads(note.read_text(encoding="utf-8"))
             folder, owner = content["folder"], content["owner"]
-            in_use = owner is not None and process_start(owner[0]) == owner[1]
+            known = re.fullmatch(rf"[\w./:-]*/{PREFIX}[0-9a-f]{{12}}", folder) is not None
+            # Whether another machine's process still runs cannot be told from here.
+            in_use = owner is not None and (owner[0] != host_id() or process_start(owner[1]) == owner[2])
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             note.unlink(missing_ok=True)
             continue
-        if in_use or not re.fullmatch(rf"[\w./:-]*/{PREFIX}[0-9a-f]{{12}}", folder):
+        if in_use or not known:
             continue
         try:
             _remove(device, folder)
@@ -173,7 +181,7 @@ def sweep(device: Device, *, say: Callable[[str], object] = lambda line: None) -
 
 
 def _remove(device: Device, folder: str) -> None:
-    argv = ("sh", "-c", _REMOVE.format(folder=shlex.quote(folder)))
+    argv = ("sh", "-c", (_END + _REMOVE).format(folder=shlex.quote(folder)))
     ended = device.run(argv, timeout_s=QUICK_TIMEOUT_S)
     if ended.exit_code != 0:
         raise CommandError(

@@ -260,6 +260,8 @@ class ModelFile(FileEntry):
         recipe = next((one for one in RECIPES if (one.format, one.precision) == (self.format, self.precision)), None)
         if recipe is None or recipe.name != self.recipe:
             raise ValueError(f"there is no {self.format} file of precision {self.precision} and recipe {self.recipe}")
+        if not self.path.endswith(recipe.path[recipe.path.rindex("/model.") + len("/model." + recipe.precision) :]):
+            raise ValueError(f"the path of a {self.format} file does not end as {recipe.path} does")
         if tuple(rung.rung for rung in self.ladder) != RUNGS:
             raise ValueError(f"the ladder is not {', '.join(RUNGS)}")
         for rung in self.ladder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,7 @@ def run(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Whose pictures search (default: the one not trained on).")] = None,
     queries: Annotated[int, typer.Option(min=0, help="How many are drawn; 0: all.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     paragon: Annotated[
         Path | None, typer.Option(help="Gallery directory with the queries' own gallery-model vectors.")
     ] = None,
@@ -78,7 +79,7 @@ def run(
         seed=seed,
         paragon=paragon,
     )
-    say = stderr().print
+    say = partial(stderr().print, markup=False)
     folder = out or Path("runs") / f"device-{opened.path.resolve().stem}"
     checked = run_check(
         opened,
@@ -115,7 +116,7 @@ def build(json: Json = False) -> None:
     """
     from device_tests import emulated
 
-    made = emulated.build(say=stderr().print)
+    made = emulated.build(say=partial(stderr().print, markup=False))
     if json:
         print_json({"key": made.key, "path": str(made.path), "manifest": made.manifest})
     else:
@@ -129,7 +130,7 @@ def start(name: Name = "emulator", json: Json = False) -> None:
     """
     from device_tests import emulated
 
-    _tell(emulated.start(name, say=stderr().print), name, json)
+    _tell(emulated.start(name, say=partial(stderr().print, markup=False)), name, json)
 
 
 def status(name: Name = "emulator", json: Json = False) -> None:

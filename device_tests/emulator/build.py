@@ -40,10 +40,10 @@ class Build:
 
 
 def newest_build(cache: Path) -> Build | None:
-    """The build made last, if any is whole."""
+    """The build made last of those that are whole."""
     found = [path.parent for path in (cache / "builds").glob(f"*/{MANIFEST}")]
-    best = max(found, key=lambda path: (path / MANIFEST).stat().st_mtime, default=None)
-    return None if best is None else Build(best.name, best)
+    found.sort(key=lambda path: (path / MANIFEST).stat().st_mtime, reverse=True)
+    return next((Build(path.name, path) for path in found if _is_whole(path)), None)
 
 
 def build_device(
@@ -74,13 +74,22 @@ def build_device(
     content["recipe_sha256"] = _recipe_hash()
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     path = cache / "builds" / key
-    if (path / MANIFEST).is_file():
+    if _is_whole(path):
         os.utime(path / MANIFEST)  # now the newest
         return Build(key, path)
     say(f"{len(packages)} packages from {mirror}")
     _make(path, apt, packages, cache, content, compile_bytecode, say)
     _forget_old(cache, key)
     return Build(key, path)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether kernel and root are the bytes that the manifest was written for."""
+    try:
+        hashes = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        return all(hashlib.sha256((path / name).read_bytes()).hexdigest() == hashes[name] for name in (KERNEL, ROOT))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _make(

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from device_tests.emulator.tools import require_tools
 from device_tests.errors import EmulatorError
-from device_tests.folders import process_start
+from device_tests.folders import host_id, process_start
 from hetero import atomic
 
 MEMORY_MB = 2048
@@ -47,7 +47,7 @@ class Machine:
     @property
     def alive(self) -> bool:
         """Whether its process runs."""
-        return process_start(self.pid) == self.started
+        return f"{host_id()} {process_start(self.pid)}" == self.started
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def launch(folder: Path, name: str, kernel: Path, root: Path, *, build: str) -> 
     started = process_start(process.pid)
     if started is None or process.poll() is not None:
         raise EmulatorError("QEMU ended at once", got=(folder / f"{name}.log").read_text(errors="replace").strip())
-    machine = Machine(name, process.pid, started, port, build, str(console))
+    machine = Machine(name, process.pid, f"{host_id()} {started}", port, build, str(console))
     atomic.write_json(folder / f"{name}.json", asdict(machine))
     return machine
 

@@ -22,15 +22,18 @@ KERNEL = "linux-image-cloud-arm64"  # an empty package that depends on the kerne
 _APT_TIMEOUT_S = 300.0
 _INRELEASE = re.compile(r"^'(\S+?)/?dists/[^']*/InRelease'")
 _CONFIGURATION = """\
+{acquire}
 APT::Architecture "arm64";
 APT::Architectures {{ "arm64"; }};
 APT::Install-Recommends "false";
-APT::Sandbox::User "root";
+APT::Sandbox::User "root"; // the cache is the user's own folder, which the user _apt may not enter
 Acquire::Languages "none";
 Acquire::Retries "2";
 Acquire::http::Timeout "20";
 Dir::Etc "{root}/etc";
 Dir::Etc::main "none";
+Dir::Etc::netrc "/etc/apt/auth.conf";
+Dir::Etc::netrcparts "/etc/apt/auth.conf.d";
 Dir::State "{root}";
 Dir::State::lists "lists";
 Dir::State::status "{root}/status";
@@ -59,7 +62,7 @@ class Apt:
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         (self.root / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
         (self.root / "status").touch()
-        (self.root / "apt.conf").write_text(_CONFIGURATION.format(root=self.root), encoding="utf-8")
+        (self.root / "apt.conf").write_text(_CONFIGURATION.format(root=self.root, acquire=_proxies()), encoding="utf-8")
 
     def update(self) -> str:
         """Fetch the package lists; returns the mirror that has them."""
@@ -112,6 +115,12 @@ class Apt:
     def _apt(self, *argv: str, cwd: Path | None = None) -> str:
         env = {**os.environ, "APT_CONFIG": str(self.root / "apt.conf"), "LC_ALL": "C"}
         return run_tool(argv, timeout_s=_APT_TIMEOUT_S, env=env, cwd=cwd)
+
+
+def _proxies() -> str:
+    """How this machine's apt reaches its mirror: proxies, certificates and the like."""
+    lines = run_tool(("apt-config", "dump"), timeout_s=_APT_TIMEOUT_S).splitlines()
+    return "\n".join(line for line in lines if re.match(r"Acquire::(https?|ftp|proxy)", line, re.IGNORECASE))
 
 
 def mirrors() -> list[str]:

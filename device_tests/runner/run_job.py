@@ -22,7 +22,6 @@ import numpy as np
 
 SCHEMA = 1
 FAILED = 3
-PID_FILE = "runner.pid"
 PROGRESS_INTERVAL_S = 1.0
 ABIS = {"arm64-v8a": "aarch64", "arm64": "aarch64", "amd64": "x86_64", "armeabi-v7a": "armv7l", "x86": "i686"}
 
@@ -262,8 +261,6 @@ def execute(job: dict[str, Any], result: dict[str, Any]) -> None:
 
 def main(path: str) -> int:
     """Execute the job at ``path`` and write its result."""
-    with open(PID_FILE, "w", encoding="ascii") as stream:
-        stream.write(str(os.getpid()))
     for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):  # what a runtime leaves behind goes with the job's folder
         os.environ[name] = os.getcwd()
     with open(path, encoding="utf-8") as stream:

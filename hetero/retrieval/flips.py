@@ -59,4 +59,4 @@ def mcnemar(lost: int, won: int) -> float:
     """
     flips = lost + won
     tail = sum(math.comb(flips, k) for k in range(min(lost, won) + 1))
-    return min(1.0, 2.0 * tail / 2**flips)
+    return min(2 * tail, 2**flips) / 2**flips  # whole numbers, which have no largest

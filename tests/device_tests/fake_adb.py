@@ -40,8 +40,8 @@ class Fault:
 
     Actions: ``disconnect`` (the connection breaks after ``after`` bytes), ``reboot`` (it breaks, what runs is killed,
     and the device is away for ``seconds``), ``away`` (the same, and it stays away), ``full``, ``refuse`` (a push is
-    refused), ``truncate`` (a pull ends after ``after`` bytes), ``hang`` (a command never ends), ``code`` (a command
-    ends with ``code``), ``silent`` (no exit code is sent).
+    refused), ``corrupt`` (a push arrives otherwise), ``truncate`` (a pull ends after ``after`` bytes), ``hang`` (a
+    command never ends), ``code`` (a command ends with ``code``), ``silent`` (no exit code is sent).
     """
 
     match: str
@@ -230,7 +230,7 @@ class _Connection:
         real = command.replace(BASE, str(device.root / "tmp"))
         if fault is not None and fault.action == "hang":
             folder = re.match(r"cd (\S+) && ", real)
-            real = (folder.group(0) if folder else "") + "echo $$ > runner.pid; exec sleep 600"
+            real = (folder.group(0) if folder else "") + "exec sleep 600"
         process = subprocess.Popen(
             ["/bin/sh", "-c", real],
             stdin=subprocess.DEVNULL,
@@ -298,6 +298,8 @@ class _Connection:
         except OSError as error:
             self._sync_fail(str(error.strerror))
             return
+        if fault is not None and fault.action == "corrupt":
+            self._real(device, path).write_bytes(received[:-1] + bytes([received[-1] ^ 1]))
         self._real(device, path).chmod(stat.S_IMODE(int(mode)))
         self._send(b"OKAY" + struct.pack("<I", 0))
 

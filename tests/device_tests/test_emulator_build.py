@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import signal
@@ -21,6 +22,7 @@ from device_tests.emulator import packages, tools, wheels
 from device_tests.emulator.cpio import CpioWriter
 from device_tests.emulator.image import write_bytecode
 from device_tests.errors import EmulatorError
+from device_tests.folders import host_id, process_start
 
 
 def unpacked(data: bytes) -> dict[str, tuple[int, bytes]]:
@@ -94,7 +96,7 @@ def test_no_address_of_a_mirror_or_an_index_is_written_down():
     folder = Path(building.__file__).parent
     for path in folder.iterdir():
         if path.is_file():
-            assert "http" not in path.read_text(encoding="utf-8").replace("Acquire::http", ""), path
+            assert "://" not in path.read_text(encoding="utf-8"), path
 
 
 @pytest.fixture
@@ -102,7 +104,11 @@ def cached(tmp_path):
     """A cache with one finished build."""
     folder = tmp_path / "cache" / "builds" / "0123456789abcdef"
     folder.mkdir(parents=True)
-    (folder / building.MANIFEST).write_text(json.dumps({"packages": []}))
+    hashes = {}
+    for name in (building.KERNEL, building.ROOT):
+        (folder / name).write_bytes(name.encode())
+        hashes[name] = hashlib.sha256(name.encode()).hexdigest()
+    (folder / building.MANIFEST).write_text(json.dumps({"packages": [], "sha256": hashes}))
     return tmp_path / "cache"
 
 
@@ -139,7 +145,8 @@ def test_a_tool_that_fails_or_hangs_is_told_with_what_it_said():
 def sleeper(tmp_path):
     """A process that stands for the machine, recorded as one."""
     process = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    machine = machines.Machine("m", process.pid, machines.process_start(process.pid), 40000, "b", "/nowhere")
+    started = f"{host_id()} {process_start(process.pid)}"
+    machine = machines.Machine("m", process.pid, started, 40000, "b", "/nowhere")
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "m.json").write_text(json.dumps(vars(machine)))
@@ -201,3 +208,35 @@ def test_two_starts_wait_for_each_other(tmp_path):
 def test_the_init_script_is_sound():
     script = Path(building.__file__).with_name("init")
     assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
+
+
+def test_a_package_with_another_hash_than_the_signed_lists_give_it_is_refused(tmp_path, monkeypatch):
+    apt = packages.Apt(tmp_path)
+    archives = tmp_path / "cache" / "archives"
+    (archives / "old.deb").write_bytes(b"right")  # of an earlier build: never used again
+
+    def fake(argv, **kwargs):
+        (archives / "adbd.deb").write_bytes(b"wrong")
+        return ""
+
+    monkeypatch.setattr(packages, "run_tool", fake)
+    wanted = packages.Package("adbd", "1", hashlib.sha256(b"right").hexdigest())
+    with pytest.raises(EmulatorError, match="not those of the signed lists .device emulator.; got adbd"):
+        apt.download([wanted])
+    matching = packages.Package("adbd", "1", hashlib.sha256(b"wrong").hexdigest())
+    assert apt.download([matching]) == [archives / "adbd.deb"]
+
+
+def test_a_build_that_was_damaged_is_not_used(cached):
+    assert building.newest_build(cached).key == "0123456789abcdef"
+    (cached / "builds" / "0123456789abcdef" / building.ROOT).write_bytes(b"damaged")
+    assert building.newest_build(cached) is None
+
+
+def test_proxies_of_this_machines_apt_are_used(tmp_path, monkeypatch):
+    said = 'Acquire "";\nAcquire::http::Proxy "squid:3128";\nAcquire::Languages "";\nDir "/";\n'
+    monkeypatch.setattr(packages, "run_tool", lambda *args, **kwargs: said)
+    packages.Apt(tmp_path)
+    text = (tmp_path / "apt.conf").read_text()
+    assert 'Acquire::http::Proxy "squid:3128";' in text
+    assert 'Dir "/"' not in text

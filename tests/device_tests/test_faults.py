@@ -23,6 +23,7 @@ from device_tests.errors import (
     DeviceUnauthorizedError,
     TransferError,
 )
+from device_tests.folders import host_id
 from device_tests.queries import load_queries
 from device_tests.workspace import Workspace
 
@@ -97,7 +98,7 @@ def test_a_push_that_always_breaks_is_given_up_with_serial_and_command(phone, ch
     report, said = check(phone)
     [cell] = report.cells
     assert cell.status == "failed"
-    assert re.search(r"device PHONE1, command 'push .*model\.fp32\.onnx'.*tried 3 times", cell.reasons[0])
+    assert re.search(r"device PHONE1, command 'push .*model\.onnx'.*tried 3 times", cell.reasons[0])
     assert len(retried(said)) == 2
     assert phone.files == []
 
@@ -339,10 +340,15 @@ def test_a_folder_of_a_run_that_was_killed_is_removed_at_the_next_contact(phone,
         note = open_one._note
         content = json.loads(note.read_text())
         assert content["folder"] == open_one.folder
-        killed = {**content, "folder": "/data/local/tmp/hetero-0123456789ab", "owner": [2**22 + 1, "1"]}
+        killed = {**content, "folder": "/data/local/tmp/hetero-0123456789ab", "owner": [host_id(), 2**22 + 1, "1"]}
         (phone.root / "tmp" / "hetero-0123456789ab").mkdir()
         (note.parent / "hetero-0123456789ab").write_text(json.dumps(killed))
+        other = {**content, "folder": "/data/local/tmp/hetero-ba9876543210", "owner": ["another machine", 1, "1"]}
+        (note.parent / "hetero-ba9876543210").write_text(json.dumps(other))  # whether it still runs is not known
+        (phone.root / "tmp" / "hetero-ba9876543210").mkdir()
+        (note.parent / "hetero-ffffffffffff").write_text('{"folder": 5, "owner": null}')
         assert workspace.sweep(AdbDevice("PHONE1")) == []
+        (phone.root / "tmp" / "hetero-ba9876543210").rmdir()
         assert phone.files == [os.path.basename(open_one.folder), f"{os.path.basename(open_one.folder)}/file"]
     assert phone.files == []
 
@@ -353,3 +359,52 @@ def test_a_device_that_writes_without_end_does_not_fill_the_hosts_memory(phone, 
     monkeypatch.setattr(output, "MAX_OUTPUT_BYTES", 100_000)
     with pytest.raises(CommandError, match="writes without end"):
         AdbDevice("PHONE1").run(("python3", "-c", "print('x' * 300_000)"), timeout_s=30)
+
+
+def test_a_file_that_arrives_other_than_it_was_sent_is_pushed_again(phone, check):
+    phone.faults.append(Fault(r"push .*queries", "corrupt"))
+    report, said = check(phone)
+    assert report.verdict == "passed"
+    assert len(retried(said)) == 1
+    assert "arrived other than it was sent (device PHONE1, command 'push" in retried(said)[0]
+    assert phone.files == []
+
+
+def test_what_a_device_says_cannot_steer_a_terminal(phone):
+    phone.faults.append(Fault("push", "refuse"))
+    wire = AdbDevice("PHONE1")
+    with pytest.raises(DevicePermissionError) as caught:
+        wire.push(b"x", "/data/local/tmp/\x1b[2J\x07file")
+    assert str(caught.value).isprintable()
+    (phone.root / "props" / "ro.product.model").write_text("\x1b]0;pwned\x07 [/bold] phone\n")
+    assert wire.properties().model == "Fake  ]0;pwned  [/bold] phone"
+
+
+def test_a_device_that_is_used_by_another_check_is_waited_for(phone, check, toy):
+    import threading
+
+    hold, held = threading.Event(), threading.Event()
+    original = phone.fault
+
+    def fault(name):
+        if re.search(RUNNER, name) and not held.is_set():
+            held.set()
+            hold.wait(20)
+        return original(name)
+
+    phone.fault = fault
+    reports = []
+    first = threading.Thread(target=lambda: reports.append(check(phone, out="first")))
+    first.start()
+    assert held.wait(30)
+    second = threading.Thread(target=lambda: reports.append(check(phone, out="second")))
+    second.start()
+    time.sleep(1.0)
+    running = sum(bool(re.search(RUNNER, command)) for command in phone.commands)
+    hold.set()
+    first.join(60)
+    second.join(60)
+    assert running == 1
+    assert [report.verdict for report, _ in reports] == ["passed", "passed"]
+    assert any("another check runs on this device" in line for _, said in reports for line in said)
+    assert phone.files == []

@@ -96,7 +96,7 @@ def test_tflites_benchmark_tool_gives_a_latency_and_no_verdict(tflite, arguments
     assert cells["tflite"].latency_ms.quoted
     assert "latency only" in result.stdout
     assert (tmp_path / "asked").read_text().split() == [
-        "--graph=model.fp32.tflite",
+        "--graph=model.tflite",
         "--num_runs=50",
         "--warmup_runs=3",
         "--num_threads=2",

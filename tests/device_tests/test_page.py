@@ -140,6 +140,7 @@ def measured(**changes: Any) -> Measured:
                     recorded_true_accepts=0.803,
                     device_false_accepts=0.00101,
                     host_false_accepts=0.00102,
+                    genuine_pairs=1900,
                     impostor_pairs=198_000,
                 ),
             ),

@@ -51,7 +51,10 @@ def test_the_check_runs_as_tests_of_every_connected_device(lab, tmp_path, adb):
     code, said, cases = lab("--pyargs", "device_tests.bundle_test")
     assert code == 1, said
     name = "test_device_retrieves_from_gallery"
-    assert set(cases) == {f"{name}[{serial}-onnx-fp32-onnxruntime]" for serial in ("GOOD", "BAD")}
+    assert set(cases) == {
+        *(f"{name}[{serial}-onnx-fp32-onnxruntime]" for serial in ("GOOD", "BAD")),
+        *(f"test_device_runs_something[{serial}]" for serial in ("GOOD", "BAD")),
+    }
     passed = cases[f"{name}[GOOD-onnx-fp32-onnxruntime]"]
     assert passed.find("failure") is None
     properties = {one.get("name"): one.get("value") for one in passed.iter("property")}

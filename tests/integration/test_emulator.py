@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -128,6 +129,12 @@ def test_the_machine_listens_on_loopback_only_and_where_adb_does_not_look():
     lines = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if hexadecimal in line]
     assert {address.split(":")[0] for address in lines if address.endswith(hexadecimal)} == {"0100007F"}
     assert emulated.status(NAME) == machine
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        program = f"import socket; socket.create_connection(('10.0.2.2', {server.getsockname()[1]}), 5)"
+        ended = emulated.EmulatedDevice(NAME).run(("python3", "-c", program), timeout_s=60)
+    assert ended.exit_code != 0  # the guest reaches nothing of the host
 
 
 def test_a_machine_that_is_killed_in_the_middle_is_started_again_and_the_report_is_whole(arguments, tmp_path):

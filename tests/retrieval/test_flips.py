@@ -29,3 +29,10 @@ def test_flips_are_the_queries_right_on_one_side_only():
 def test_different_queries_cannot_be_compared():
     with pytest.raises(RetrievalError, match="same queries"):
         find_flips(np.ones(3), np.ones(4))
+
+
+def test_thousands_of_flips_have_a_p_value_too():
+    assert mcnemar(600, 600) == 1.0
+    assert 0 < mcnemar(1030, 0) < 1e-300
+    assert 0 < mcnemar(700, 600) < 0.01
+    assert mcnemar(10_000, 10_100) == pytest.approx(0.484, abs=0.01)
