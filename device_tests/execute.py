@@ -96,6 +96,7 @@ class Executor:
                 self.say(f"{device.name}: {cell.name}: {error}; trying again ({tried + 1} of {TRIES})")
                 try:
                     device.reconnect()
+                    self.workspace.end_processes()  # a runner may have outlived its connection
                 except DeviceError as lost:
                     return self._failed(cell, str(lost))
             except DeviceError as error:
