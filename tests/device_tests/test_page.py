@@ -329,7 +329,7 @@ def test_the_head_says_what_was_checked_and_that_a_query_never_finds_itself(page
         "glyphs-large-v1",
     ):
         assert text in page.text
-    assert "no query is itself in the gallery" in Page(build_page(report(cell()), {})).text
+    assert "no query is in the gallery by its name" in Page(build_page(report(cell()), {})).text
 
 
 def test_each_cell_is_a_row_of_the_matrix_with_its_numbers_and_reasons(page: Page) -> None:
