@@ -14,8 +14,12 @@ from device_tests.schema import CellRecord
 def test_device_retrieves_from_gallery(cell_record: CellRecord, request: pytest.FixtureRequest) -> None:
     """What the device embeds finds what the host's run of the same file finds; numbers go to the JUnit file."""
     measured, reasons = cell_record.measured, "; ".join(cell_record.reasons)
-    numbers: dict[str, object] = {"runtime_version": cell_record.runtime_version}
+    numbers: dict[str, object] = {
+        "runtime_version": cell_record.runtime_version,
+        "delegate": cell_record.delegate_asked,
+    }
     if measured is not None:
+        numbers["queries"] = measured.queries
         numbers |= {"r_at_1": measured.host.r_at_1.device, "r_at_1_host": measured.host.r_at_1.other}
         numbers |= {"min_cosine": measured.min_cosine, "same_top": measured.same_top}
     request.node.user_properties.extend(numbers.items())

@@ -43,8 +43,10 @@ def chosen_serials(asked: Sequence[str], *, listed: Callable[[], list[str]] = co
     if not found or (len(found) > 1 and not asked):
         raise DeviceNotFoundError(
             "no device is connected" if not found else "several devices are connected, and none is named",
-            device="any",
+            device="of adb",
             got=", ".join(found) or "nothing in 'adb devices'",
-            fix="--device emulator needs no phone" if not found else "name one with --device, or --device all",
+            fix="connect a phone and allow this computer on its screen; --device emulator needs none"
+            if not found
+            else "name one with --device, or --device all",
         )
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from device_tests.cells import Cell, Settings
 from device_tests.device import Device, Finished, Properties
-from device_tests.errors import CommandError, DeviceError, DeviceLostError, JobError, TransferError
+from device_tests.errors import CommandError, DeviceError, DeviceLostError, DeviceStoppedError, JobError, TransferError
 from device_tests.job import FileRef, Job, new_nonce
 from device_tests.native import Runner, benchmark_argv, parse_benchmark
 from device_tests.outcome import (
@@ -99,6 +99,8 @@ class Executor:
                     self.workspace.end_processes()  # a runner may have outlived its connection
                 except DeviceError as lost:
                     return self._failed(cell, str(lost))
+            except DeviceStoppedError:
+                return Outcome(cell, "failed", _INTERRUPTED)
             except DeviceError as error:
                 with suppress(DeviceError):
                     self.workspace.end_processes()  # what hung would slow down the cells that follow
@@ -122,7 +124,9 @@ class Executor:
             self.workspace.ensure(name, data)
         self.workspace.ensure(JOB, job.model_dump_json().encode())
         before = device.temperature_c()
-        self.say(f"{device.name}: {cell.name}: {job.pictures} pictures")
+        self.say(
+            f"{device.name}: {cell.name}: {len(self.inputs.queries)} queries, {len(self.inputs.golden)} golden pictures"
+        )
         argv = (f"./{_PROGRAM}", JOB) if self.runner.kind == "job" else (str(device.python), _PROGRAM, JOB)
         self._run(argv, cell)
         raw = self.workspace.fetch(RESULT, limit_bytes=MAX_RESULT_BYTES)

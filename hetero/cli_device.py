@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,7 @@ def run(
         list[str] | None,
         typer.Option("--device", "-s", help="Serial, HOST:PORT, emulator, local or all; repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of results (default: runs/device-BUNDLE).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of results (default: runs/device-BUNDLE-DEVICES).")] = None,
     format_: Annotated[list[str] | None, typer.Option("--format", help="Only onnx or tflite; repeatable.")] = None,
     precision: Annotated[list[str] | None, typer.Option(help="Only these, e.g. fp32, int8; repeatable.")] = None,
     runtime: Annotated[
@@ -80,12 +81,13 @@ def run(
         paragon=paragon,
     )
     say = partial(stderr().print, markup=False)
-    folder = out or Path("runs") / f"device-{opened.path.resolve().stem}"
+    devices = devices_of(device or [], say=say)
+    folder = out or Path("runs") / _folder_name(opened.path.resolve().stem, list(devices))
     checked = run_check(
         opened,
         opened_gallery,
         chosen,
-        devices_of(device or [], say=say),
+        devices,
         folder,
         cells=cells,
         settings=Settings(threads=threads, timeout_s=timeout),
@@ -143,7 +145,9 @@ def status(name: Name = "emulator", json: Json = False) -> None:
     machine = emulated.status(name)
     _tell(machine, name, json)
     if machine is None:
-        raise CheckFailedError(f"{name} does not run; start it with hetero device emulator start")
+        if not json:
+            stdout().print(f"{name} does not run; hetero device emulator start starts it")
+        raise typer.Exit(1)
 
 
 def stop(name: Name = "emulator", json: Json = False) -> None:
@@ -167,6 +171,11 @@ def _tell(machine: Any, name: str, json: bool) -> None:
     elif machine is not None:
         text = f"{name} runs as process {machine.pid}, for adb {machine.serial}, build {machine.build}"
         stdout().print(text, markup=False, soft_wrap=True)
+
+
+def _folder_name(bundle: str, devices: list[str]) -> str:
+    """Of the results of these devices: another check's are not replaced."""
+    return "-".join(["device", bundle, *(re.sub(r"[^A-Za-z0-9.]+", "_", name) for name in sorted(devices))])[:150]
 
 
 def _require_page() -> None:
