@@ -106,7 +106,7 @@ def load_queries(
             f"no query of {name} has a right answer in {gallery.path}",
             got=f"{len(indices)} pictures of classes such as {_some_classes(dataset, indices)}",
             expected=f"classes of the gallery, such as {', '.join(list(class_numbers)[:3])}, with another picture each",
-            fix="name the data that the gallery was made of: one folder a class, or its .csv manifest; or another --split",
+            fix="name the gallery's own data: one folder a class, or its .csv manifest; or another --split",
         )
     if not (protocol.num_candidates > protocol.num_matches).any():
         raise DataError(
