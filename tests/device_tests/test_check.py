@@ -422,7 +422,10 @@ def test_the_embeddings_that_come_back_are_those_of_exporters(work, arguments, t
 def test_an_interrupted_check_cleans_the_phone_and_ends_soon(work, arguments, phone, tmp_path, sign):
     phone.faults.append(Fault(RUNNER, "hang"))
     asked = ["--bundle", work / "small.hetero", *arguments, "--device=PHONE1", "--out", tmp_path / "out", "--no-page"]
-    program = "import hetero.cli; hetero.cli.main()"
+    # Started from a background job, a process ignores SIGINT, and so do its children.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import hetero.cli; hetero.cli.main()"
+    )
     command = [sys.executable, "-c", program, "device", "run", *map(str, asked)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     until = time.monotonic() + 60
