@@ -61,7 +61,7 @@ def _transfers() -> list[dict[str, object]]:
                 ratios.append(_seconds(ours) / peer)
             found.append(
                 {
-                    "name": f"{name} of {SIZE_BYTES / 1e6:.0f} MB to the emulated device: seconds",
+                    "name": f"{name} of {SIZE_BYTES / 1e6:.0f} MB, emulated device: seconds",
                     "ratio": round(statistics.median(ratios), 3),
                     "against": f"adb {name}",
                     "goal": PUSH_GOAL,
