@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 import hetero
 from device_tests.cells import Cell, Settings, choose_cells, host_runtimes
 from device_tests.device import Device
-from device_tests.job import RuntimeName
+from device_tests.job import RUNTIMES
 from device_tests.judge import Judge, overall
 from device_tests.local import LocalDevice
 from device_tests.native import Runner
@@ -28,15 +27,11 @@ from device_tests.run import DeviceRun, run_device
 from device_tests.schema import DeviceRecord, DeviceReport
 from exporters.bundle import Bundle
 from exporters.verify import file_golden, golden_arrays
+from exporters.workers import is_installed
 from hetero import atomic
 from hetero.errors import MissingExtraError
 from hetero.retrieval.gallery import Gallery
 
-_MODULES: Mapping[RuntimeName, str] = {
-    "onnxruntime": "onnxruntime",
-    "ai-edge-litert": "ai_edge_litert",
-    "tflite-runtime": "tflite_runtime",
-}
 Say = Callable[[str], object]
 
 
@@ -127,7 +122,7 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
 
 def _references(cells: Sequence[Cell]) -> dict[str, Cell]:
     """By a cell's name the cell that the host runs to compare with it."""
-    installed = [name for name, module in _MODULES.items() if find_spec(module) is not None]
+    installed = [name for name in RUNTIMES if is_installed(name)]
     found = {}
     for cell in cells:
         runtimes = host_runtimes(cell, installed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from device_tests.errors import DeviceError
 from device_tests.job import Job, PixelsRef, Record, ref
 from device_tests.native import Benchmark
 from device_tests.result import DeviceResult, parse_embeddings, parse_result
+from exporters.golden import npy_bytes
 from hetero import atomic
 
 JOB, RESULT, EMBEDDINGS, CONDITIONS = "job.json", "result.json", "embeddings.npy", "conditions.json"
@@ -28,7 +28,7 @@ class Inputs:
     files: dict[str, bytes] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        files = {"golden.npy": _npy(self.golden), "queries.npy": _npy(self.queries)}
+        files = {"golden.npy": npy_bytes(self.golden), "queries.npy": npy_bytes(self.queries)}
         object.__setattr__(self, "files", files)
 
     @property
@@ -107,9 +107,3 @@ def ok_outcome(
     """The outcome of a cell that gave these ``vectors [pictures, dim]``."""
     split = len(inputs.golden)
     return Outcome(cell, "ok", None, result, vectors[:split], vectors[split:], conditions)
-
-
-def _npy(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-    return stream.getvalue()

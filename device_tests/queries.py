@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,6 @@ class QuerySet:
         protocol: who may match whom.
         in_gallery: how many queries are gallery pictures themselves, and so never find themselves.
         paragon: ``float32 [q, dim]``, the gallery model's vectors of the queries; None: ``no_paragon`` says why.
-        sha256: of pixels, names, labels and gallery: the same for the same test.
         dataset, spec: where the pictures come from, and how they are preprocessed.
     """
 
@@ -48,7 +46,6 @@ class QuerySet:
     in_gallery: int
     paragon: np.ndarray | None
     no_paragon: str | None
-    sha256: str
     dataset: Dataset
     spec: PreprocessSpec
 
@@ -121,8 +118,6 @@ def load_queries(
     pixels = read_pixels(dataset, chosen, spec)
     ids = tuple(dataset.image_id(int(i)) for i in chosen)
     vectors, reason = _paragon(paragon, gallery, own[found], ids, [names[place] for place in found])
-    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes())
-    digest.update(repr((ids, protocol.query_labels.tolist(), gallery.record.sha256)).encode())
     return QuerySet(
         name=name,
         pixels=pixels,
@@ -133,7 +128,6 @@ def load_queries(
         in_gallery=int(np.isin(own[found], rows).sum()),
         paragon=vectors,
         no_paragon=reason,
-        sha256=digest.hexdigest(),
         dataset=dataset,
         spec=spec,
     )
