@@ -13,7 +13,7 @@ from device_tests.errors import DeviceError
 from device_tests.job import Job, PixelsRef, Record, ref
 from device_tests.native import Benchmark
 from device_tests.result import DeviceResult, parse_embeddings, parse_result
-from exporters.golden import npy_bytes
+from exporters.npy import npy_bytes
 from hetero import atomic
 
 JOB, RESULT, EMBEDDINGS, CONDITIONS = "job.json", "result.json", "embeddings.npy", "conditions.json"

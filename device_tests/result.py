@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import math
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,6 +12,7 @@ from device_tests.device import DeviceKind
 from device_tests.errors import JobError, TransferError, printable
 from device_tests.job import DelegateName, Job, Record, RuntimeName
 from exporters.manifest import SafePath, Sha256
+from exporters.npy import parse_npy
 from hetero.record import validation_lines
 
 MAX_RESULT_BYTES = 1 << 26  # 13,000 latencies are 300 kB
@@ -154,9 +153,11 @@ def parse_embeddings(raw: bytes, result: DeviceResult, *, device: str) -> np.nda
             got=f"{len(raw)} bytes, sha256 {digest[:16]}…",
             expected=f"sha256 {entry.sha256[:16]}…",
         )
-    vectors = _npy(raw, entry.shape)
-    if vectors is None:
-        raise JobError(f"{entry.path} is no .npy file of float32 {list(entry.shape)}", device=device)
+    try:
+        vectors = parse_npy(raw, "float32", entry.shape)
+    except ValueError as error:
+        what = f"{entry.path} is no .npy file of float32 {list(entry.shape)}"
+        raise JobError(what, device=device, got=error) from error
     dead = ~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1)
     if dead.any() or (len(vectors) > 1 and (vectors == vectors[0]).all()):
         raise JobError(
@@ -166,16 +167,3 @@ def parse_embeddings(raw: bytes, result: DeviceResult, *, device: str) -> np.nda
             fix="run hetero verify on the bundle; if that passes, the runtime or delegate of the device is wrong",
         )
     return vectors
-
-
-def _npy(raw: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
-    """``.npy`` version 1 of ``float32``; None where it is anything else."""
-    length = 10 + int.from_bytes(raw[8:10], "little")
-    try:
-        header = ast.literal_eval(raw[10:length].decode("latin1").strip())
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-    expected = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    if raw[:8] != b"\x93NUMPY\x01\x00" or header != expected or len(raw) - length != 4 * math.prod(shape):
-        return None
-    return np.frombuffer(raw, np.float32, offset=length).reshape(shape)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from exporters.manifest import Golden, entry_of
+from exporters.npy import npy_bytes
 from exporters.parity import reference_embeddings, synthetic_images
 from hetero.errors import ConfigError, ExportError
 from hetero.preprocess import PreprocessSpec, load_image
@@ -101,11 +102,4 @@ def _png(image: np.ndarray) -> bytes:
         )
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """An array as the .npy file that :func:`exporters.verify.golden_arrays` reads."""
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
     return stream.getvalue()

@@ -18,7 +18,7 @@ from exporters.card import CARD, model_card
 from exporters.convert import require_calibration, require_converters
 from exporters.finetune import FineTuning
 from exporters.fold import fold
-from exporters.golden import make_golden, npy_bytes
+from exporters.golden import make_golden
 from exporters.graph import Graph
 from exporters.litert import LitertFiles, litert_files, require_litert_makes
 from exporters.maker import FileMaker, Made
@@ -36,6 +36,7 @@ from exporters.manifest import (
     Tool,
     entry_of,
 )
+from exporters.npy import npy_bytes
 from exporters.parity import reference_embeddings
 from exporters.recipes import Recipe, chosen, missing
 from exporters.retrieval import Judge, RetrievalTest

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,6 +15,7 @@ import numpy as np
 from exporters.bundle import Bundle, open_bundle, require_space
 from exporters.ladder import limits_words
 from exporters.manifest import ModelFile, exceeded
+from exporters.npy import parse_npy
 from exporters.parity import UNIT_LENGTH_TOLERANCE, compare, length_error
 from exporters.recipes import RUNTIMES
 from exporters.runtimes import open_model, require_named
@@ -35,7 +34,6 @@ from hetero.errors import (
 from hetero.preprocess import load_image
 from hetero.space import EmbeddingSpace
 
-_NPY_1_0 = b"\x93NUMPY\x01\x00"
 _ALONE = 8  # pictures that are embedded in one batch, and alone, too
 
 
@@ -237,33 +235,14 @@ def embed_files(
 
 
 def _array(bundle: Bundle, path: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Read a .npy file (version 1.0, row-major) whose type and shape are known beforehand.
-
-    Not with numpy.load: its header parser raises more kinds of errors than it documents, and an array that a
-    header merely claims would be allocated. What numpy.save writes is read alike by both.
-    """
-    data = bundle.read(path)
-    expected = {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": shape}
-    start = 10 + int.from_bytes(data[8:10], "little")
     try:
-        header = ast.literal_eval(data[10:start].decode("latin-1").strip())
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        MemoryError,
-        RecursionError,
-    ) as error:  # as its documentation lists
-        header = type(error).__name__
-    size_bytes = np.dtype(dtype).itemsize * math.prod(shape)
-    if data[:8] != _NPY_1_0 or header != expected or len(data) - start != size_bytes:
+        return parse_npy(bundle.read(path), dtype, shape)
+    except ValueError as error:
         raise BundleError(
             f"{bundle.path / path} is not the .npy array that the manifest implies",
-            got=ascii(f"{header}, then {len(data) - start} bytes")[:200],
-            expected=f"{_NPY_1_0!r}, {expected}, then {size_bytes} bytes",
+            got=error,
             fix="export the bundle again",
-        )
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+        ) from error
 
 
 def _check_runtime(
