@@ -25,8 +25,9 @@ class Stage(BaseModel):
         depth: number of blocks; the first one takes the stride.
         stride: 1 or 2.
         kernel: side of the square kernel, odd.
-        expansion: hidden channels as a multiple of the block's input (inverted residual) or output (residual) width.
+        expansion: hidden channels as a multiple of the block's input (inverted residual) or output (others) width.
         squeeze_excite: channel attention in every block.
+        group_width: channels a group of a bottleneck's k×k convolution; 1 is depthwise, None one group of all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,11 +38,13 @@ class Stage(BaseModel):
     kernel: Literal[1, 3, 5, 7] = 3
     expansion: float = Field(default=1.0, gt=0, le=16)
     squeeze_excite: bool = False
+    group_width: int | None = Field(default=None, ge=1, le=MAX_WIDTH)
 
     def hidden(self, inputs: int, block: str) -> int:
-        """Hidden channels of a block of this stage with ``inputs`` input channels."""
-        base = self.width if block == "residual" else inputs
-        return max(1, round(base * self.expansion))
+        """Hidden channels of a block of this stage with ``inputs`` input channels, a multiple of the group width."""
+        base = inputs if block == "inverted_residual" else self.width
+        step = self.group_width or 1
+        return step * max(1, round(base * self.expansion / step))
 
 
 class ArchSpec(BaseModel):
@@ -50,7 +53,8 @@ class ArchSpec(BaseModel):
     Attributes:
         size: side of the square input, pixels. channels: 1 (grey) or 3 (RGB).
         dim: length of the embedding.
-        block: ``residual`` (two dense convolutions) or ``inverted_residual`` (expand, depthwise, project).
+        block: ``residual`` (two dense k×k convolutions), ``bottleneck`` (1×1 to fewer channels, k×k, 1×1 back, the
+            block of ResNet-50) or ``inverted_residual`` (expand, depthwise, project).
         stem_width, stem_stride: the first 3×3 convolution.
         stages: see :class:`Stage`.
         head: ``depthwise`` (one learned weight a position and channel, as in MobileFaceNets) or ``average`` pooling,
@@ -62,11 +66,17 @@ class ArchSpec(BaseModel):
     size: int = Field(ge=8, le=1024)
     channels: Literal[1, 3] = 3
     dim: int = Field(default=128, ge=2, le=4096)
-    block: Literal["residual", "inverted_residual"] = "residual"
+    block: Literal["residual", "bottleneck", "inverted_residual"] = "residual"
     stem_width: int = Field(default=16, ge=1, le=MAX_WIDTH)
     stem_stride: Literal[1, 2] = 1
     stages: tuple[Stage, ...] = Field(min_length=1, max_length=8)
     head: Literal["depthwise", "average"] = "depthwise"
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> ArchSpec:
+        if self.block != "bottleneck" and any(stage.group_width is not None for stage in self.stages):
+            raise ValueError(f"group_width is for bottleneck blocks, not for {self.block}")
+        return self
 
     @model_validator(mode="after")
     def _strides_fit(self) -> ArchSpec:

@@ -1,4 +1,4 @@
-"""The two block kinds of the family and squeeze-excite."""
+"""The block kinds of the family and squeeze-excite."""
 
 from __future__ import annotations
 
@@ -59,6 +59,35 @@ class Residual(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
+class Bottleneck(nn.Module):
+    """1×1 to the hidden width, k×k in groups, 1×1 to the output width, and a shortcut.
+
+    Source: He et al., Deep residual learning, CVPR 2016 (bottleneck), with the stride in the k×k convolution as usual
+    since; the groups from Xie et al., Aggregated residual transformations, CVPR 2017.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, hidden: int, kernel: int, stride: int, squeeze_excite: bool, groups: int = 1
+    ) -> None:
+        super().__init__()
+        layers = [
+            *conv_norm(inputs, hidden, 1),
+            nn.ReLU(),
+            *conv_norm(hidden, hidden, kernel, stride, groups=groups),
+            nn.ReLU(),
+            *conv_norm(hidden, outputs, 1),
+        ]
+        if squeeze_excite:
+            layers.append(SqueezeExcite(outputs))
+        self.body = nn.Sequential(*layers)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else nn.Sequential(*conv_norm(inputs, outputs, 1, stride))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k v u"]:
+        """Map ``[b, inputs, h, w]`` to ``[b, outputs, h / stride, w / stride]``."""
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
 class InvertedResidual(nn.Module):
     """Expand 1×1, depthwise k×k, project 1×1. Source: Sandler et al., MobileNetV2, CVPR 2018."""
 
@@ -83,7 +112,8 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_shortcut else y
 
 
-BLOCKS: dict[str, type[Residual] | type[InvertedResidual]] = {
+BLOCKS: dict[str, type[Residual] | type[Bottleneck] | type[InvertedResidual]] = {
     "residual": Residual,
+    "bottleneck": Bottleneck,
     "inverted_residual": InvertedResidual,
 }

@@ -46,6 +46,17 @@ class _Counter:
         if stride != 1 or inputs != stage.width:
             self.conv(inputs, stage.width, 1, after)
 
+    def bottleneck(self, inputs: int, stage: Stage, stride: int, before: int, after: int) -> None:
+        hidden = stage.hidden(inputs, "bottleneck")
+        groups = 1 if stage.group_width is None else hidden // stage.group_width
+        self.conv(inputs, hidden, 1, before)
+        self.conv(hidden, hidden, stage.kernel, after, groups=groups)
+        self.conv(hidden, stage.width, 1, after)
+        if stage.squeeze_excite:
+            self.squeeze_excite(stage.width)
+        if stride != 1 or inputs != stage.width:
+            self.conv(inputs, stage.width, 1, after)
+
     def inverted_residual(self, inputs: int, stage: Stage, stride: int, before: int, after: int) -> None:
         hidden = stage.hidden(inputs, "inverted_residual")
         self.conv(inputs, hidden, 1, before)
@@ -60,7 +71,12 @@ def cost(arch: ArchSpec) -> Cost:
     counter = _Counter()
     side = -(-arch.size // arch.stem_stride)
     counter.conv(arch.channels, arch.stem_width, 3, side)
-    block = counter.residual if arch.block == "residual" else counter.inverted_residual
+    kinds = {
+        "residual": counter.residual,
+        "bottleneck": counter.bottleneck,
+        "inverted_residual": counter.inverted_residual,
+    }
+    block = kinds[arch.block]
     width = arch.stem_width
     for stage in arch.stages:
         for index in range(stage.depth):

@@ -21,14 +21,17 @@ class EmbeddingNetwork(nn.Module):
         blocks: list[nn.Module] = []
         for stage in arch.stages:
             for index in range(stage.depth):
+                hidden = stage.hidden(width, arch.block)
+                groups = {"groups": hidden // stage.group_width} if stage.group_width is not None else {}
                 blocks.append(
                     block(
                         width,
                         stage.width,
-                        hidden=stage.hidden(width, arch.block),
+                        hidden=hidden,
                         kernel=stage.kernel,
                         stride=stage.stride if index == 0 else 1,
                         squeeze_excite=stage.squeeze_excite,
+                        **groups,
                     )
                 )
                 width = stage.width
