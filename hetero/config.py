@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hetero.data.open import DataConfig
 from hetero.errors import ConfigError
+from hetero.losses.config import LossConfig, SoftmaxConfig
 from hetero.models.arch import ArchSpec, require_same_family
 from hetero.preprocess import PreprocessSpec
 from hetero.record import validation_lines
@@ -24,50 +25,6 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SoftmaxConfig(_Record):
-    """Own cosine classifier, see :func:`hetero.losses.softmax.margin_softmax_loss`."""
-
-    weight: float = Field(default=1.0, gt=0)
-    scale: float = Field(default=16.0, gt=0)
-    margin: float = Field(default=0.2, ge=0, lt=1)
-
-
-class InfluenceConfig(SoftmaxConfig):
-    """The gallery's frozen classifier, see :func:`hetero.losses.influence.influence_loss`."""
-
-
-class AlignmentConfig(_Record):
-    """Cosine alignment, see :func:`hetero.losses.alignment.alignment_loss`."""
-
-    weight: float = Field(default=10.0, gt=0)
-
-
-class CentroidConfig(_Record):
-    """Centroid alignment, see :func:`hetero.losses.centroid.centroid_loss`; use it with the PK sampler."""
-
-    weight: float = Field(default=10.0, gt=0)
-
-
-class LossConfig(_Record):
-    """The weighted terms of the heterogeneous compatibility loss; at least one."""
-
-    softmax: SoftmaxConfig | None = None
-    influence: InfluenceConfig | None = None
-    alignment: AlignmentConfig | None = None
-    centroid: CentroidConfig | None = None
-
-    @model_validator(mode="after")
-    def _some_term(self) -> LossConfig:
-        if self.softmax is None and not self.uses_gallery:
-            raise ValueError("a loss needs at least one of softmax, influence, alignment, centroid")
-        return self
-
-    @property
-    def uses_gallery(self) -> bool:
-        """Whether any term looks at the gallery model."""
-        return any(term is not None for term in (self.influence, self.alignment, self.centroid))
 
 
 class AugmentConfig(_Record):
@@ -156,7 +113,7 @@ class GalleryConfig(_Record):
 
     @model_validator(mode="after")
     def _has_classifier(self) -> GalleryConfig:
-        if self.loss.softmax is None or self.loss.uses_gallery:
+        if self.loss.terms != ("softmax",):
             raise ValueError("gallery.loss: the gallery model trains with the softmax term alone")
         if self.train.stranger_views or self.train.view_epochs is not None:
             raise ValueError("gallery.train: stranger_views and view_epochs are for student_training")

@@ -15,3 +15,13 @@ def alignment_loss(query: Float[Tensor, "b d"], gallery: Float[Tensor, "b d"]) -
     Source: Budnik and Avrithis, Asymmetric metric learning for knowledge transfer, CVPR 2021, eq. 5 (regression).
     """
     return (1 - cosine_similarity(query, gallery.detach())).mean()
+
+
+def l2_alignment_loss(query: Float[Tensor, "b d"], gallery: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+    """``‖φ_q(x) − φ_g(x)‖² / d`` of the embeddings as the networks give them, lengths included; mean over the batch.
+
+    The stronger demand: a search by cosine never sees the length. No gradient reaches the gallery embeddings.
+
+    Source: Romero et al., FitNets, ICLR 2015, eq. 3, at the embedding.
+    """
+    return (query - gallery.detach()).square().mean()

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from hetero.config import LossConfig
 from hetero.errors import ConfigError
-from hetero.losses.alignment import alignment_loss
+from hetero.losses.alignment import alignment_loss, l2_alignment_loss
+from hetero.losses.centre import boundary_loss, centre_alignment_loss
 from hetero.losses.centroid import centroid_loss
+from hetero.losses.config import CentreConfig, InfluenceConfig, LossConfig, StructureConfig
+from hetero.losses.contextual import contextual_loss
+from hetero.losses.contrastive import contrastive_loss
+from hetero.losses.decoupled import decoupled_loss
+from hetero.losses.distillation import logit_distillation_loss
 from hetero.losses.influence import influence_loss
+from hetero.losses.ranking import ranking_loss
+from hetero.losses.reference import GalleryReference
+from hetero.losses.relational import relational_loss
 from hetero.losses.softmax import margin_softmax_loss
+from hetero.losses.structure import product_anchors, structure_loss
+from hetero.losses.triplet import triplet_loss
 
 
 class CompatibilityLoss(nn.Module):
-    """Weighted sum of the terms named in a :class:`hetero.config.LossConfig`.
+    """Weighted sum of the terms named in a :class:`hetero.losses.config.LossConfig`.
 
-    ``softmax`` trains prototypes of its own (a parameter here); ``influence`` judges under the gallery's frozen
-    prototypes (a buffer here); ``alignment`` and ``centroid`` need the gallery embedding of the same batch.
+    The softmax term's prototypes are parameters here; whatever comes from the gallery model is constant.
 
     Args:
-        gallery_prototypes: ``[c, d]``, needed by ``influence``.
-        seed: of the own prototypes' initial values.
+        reference: what the terms need of the gallery model, None for a model that trains without one.
+        seed: of the own prototypes' initial values and of the product quantiser.
 
     Raises:
-        ConfigError: no term at all, or ``influence`` without gallery prototypes.
+        ConfigError: no term at all, a term without what it needs of the gallery model, or a dimension that
+            ``structure.parts`` does not divide.
     """
-
-    gallery_prototypes: Tensor
 
     def __init__(
         self,
@@ -37,26 +48,23 @@ class CompatibilityLoss(nn.Module):
         *,
         num_classes: int,
         dim: int,
-        gallery_prototypes: Tensor | None = None,
+        reference: GalleryReference | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
-        if config.influence is not None:
-            if gallery_prototypes is None:
-                raise ConfigError(
-                    "the influence term needs the gallery model's prototypes",
-                    fix="use it for students only, or use the softmax term",
-                )
-            self.register_buffer("gallery_prototypes", normalize(gallery_prototypes), persistent=False)
+        self.reference = reference or GalleryReference()
+        _require_known(config, self.reference)
         if config.softmax is not None:
             generator = torch.Generator().manual_seed(seed)
             self.prototypes = nn.Parameter(torch.randn(num_classes, dim, generator=generator) / dim**0.5)
+        if config.structure is not None:
+            self.anchors = _quantiser(config.structure, self.reference, dim, seed)
 
     @property
     def needs_gallery(self) -> bool:
         """Whether :meth:`forward` needs the gallery embedding."""
-        return self.config.alignment is not None or self.config.centroid is not None
+        return self.config.needs_embedding
 
     def forward(
         self,
@@ -66,37 +74,140 @@ class CompatibilityLoss(nn.Module):
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The weighted total and each term before weighting.
 
-        Pictures of no training class have negative labels, equal within a class of strangers:
-        ``alignment`` and ``centroid`` alone look at those.
+        Pictures of no training class have negative labels, equal within a class of strangers; terms that speak of
+        training classes (softmax, influence, centre) do not look at those.
         """
-        config, terms = self.config, {}
-        known = labels[labels >= 0]
-        classed = embedding[labels >= 0]
-        total = embedding.new_zeros(())
-        if config.softmax is not None:
-            terms["softmax"] = margin_softmax_loss(
-                classed, self.prototypes, known, scale=config.softmax.scale, margin=config.softmax.margin
+        if self.needs_gallery and gallery_embedding is None:
+            raise ConfigError(
+                f"the loss terms {', '.join(self.config.terms)} need a gallery model", fix="use them for students only"
             )
-            total = total + config.softmax.weight * terms["softmax"]
-        if config.influence is not None:
-            terms["influence"] = influence_loss(
-                classed,
-                self.gallery_prototypes,
-                known,
-                scale=config.influence.scale,
-                margin=config.influence.margin,
-            )
-            total = total + config.influence.weight * terms["influence"]
-        if config.alignment is not None:
-            terms["alignment"] = alignment_loss(embedding, _given(gallery_embedding))
-            total = total + config.alignment.weight * terms["alignment"]
-        if config.centroid is not None:
-            terms["centroid"] = centroid_loss(embedding, _given(gallery_embedding), labels)
-            total = total + config.centroid.weight * terms["centroid"]
+        classed = labels >= 0
+        batch = _Batch(embedding, labels, embedding[classed], labels[classed], gallery_embedding)
+        total, terms = embedding.new_zeros(()), {}
+        for name in self.config.terms:
+            config = getattr(self.config, name)
+            terms[name] = _TERMS[name](config, batch, self)
+            total = total + config.weight * terms[name]
         return total, terms
 
 
-def _given(gallery_embedding: Tensor | None) -> Tensor:
-    if gallery_embedding is None:
-        raise ConfigError("the alignment and centroid terms need a gallery model", fix="use them for students only")
-    return gallery_embedding
+@dataclass(frozen=True)
+class _Batch:
+    """One batch as the terms see it: all pictures, and the part of them (``classed``) that has a training class."""
+
+    query: Tensor
+    labels: Tensor
+    classed: Tensor
+    classes: Tensor
+    gallery: Any
+
+
+_ALIGNMENTS = {"cosine": alignment_loss, "l2": l2_alignment_loss}
+_TERMS: dict[str, Callable[[Any, _Batch, Any], Tensor]] = {  # of the term's config, the batch, the whole loss
+    "softmax": lambda config, batch, loss: margin_softmax_loss(
+        batch.classed, loss.prototypes, batch.classes, scale=config.scale, margin=config.margin
+    ),
+    "influence": lambda config, batch, loss: _influence(config, batch, loss.reference),
+    "alignment": lambda config, batch, loss: _ALIGNMENTS[config.distance](batch.query, batch.gallery),
+    "centroid": lambda config, batch, loss: centroid_loss(batch.query, batch.gallery, batch.labels),
+    "contrastive": lambda config, batch, loss: contrastive_loss(
+        batch.query, batch.gallery, batch.labels, margin=config.margin
+    ),
+    "triplet": lambda config, batch, loss: triplet_loss(batch.query, batch.gallery, batch.labels, margin=config.margin),
+    "contextual": lambda config, batch, loss: contextual_loss(
+        batch.query,
+        batch.gallery,
+        _candidates(config, batch, loss.reference),
+        neighbours=config.neighbours,
+        query_temperature=config.query_temperature,
+        gallery_temperature=config.gallery_temperature,
+    ),
+    "structure": lambda config, batch, loss: structure_loss(
+        batch.query,
+        batch.gallery,
+        loss.anchors,
+        query_temperature=config.query_temperature,
+        gallery_temperature=config.gallery_temperature,
+    ),
+    "ranking": lambda config, batch, loss: ranking_loss(
+        batch.query,
+        batch.gallery,
+        _candidates(config, batch, loss.reference),
+        neighbours=config.neighbours,
+        temperature=config.temperature,
+    ),
+    "decoupled": lambda config, batch, loss: decoupled_loss(
+        batch.query,
+        batch.gallery,
+        _candidates(config, batch, loss.reference),
+        neighbours=config.neighbours,
+        feature=config.feature,
+        inconsistent=config.inconsistent,
+        consistent=config.consistent,
+    ),
+    "centre": lambda config, batch, loss: _centre(config, batch, loss),
+    "logits": lambda config, batch, loss: logit_distillation_loss(
+        batch.query,
+        loss.prototypes[loss.reference.known],
+        batch.gallery,
+        loss.reference.classifier[loss.reference.known],
+        scale=config.scale,
+        temperature=config.temperature,
+    ),
+    "relational": lambda config, batch, loss: relational_loss(
+        batch.query, batch.gallery, distance=config.distance, angle=config.angle
+    ),
+}
+
+
+def _influence(config: InfluenceConfig, batch: _Batch, reference: Any) -> Tensor:
+    if config.prototypes == "centres":
+        prototypes, known = reference.centres, None
+    elif config.missing == "centre":
+        prototypes, known = torch.where(reference.known[:, None], reference.classifier, reference.centres), None
+    else:
+        prototypes, known = reference.classifier, reference.known
+    return influence_loss(
+        batch.classed,
+        prototypes,
+        batch.classes,
+        scale=config.scale,
+        margin=config.margin,
+        normalised=config.normalised,
+        known=known,
+    )
+
+
+def _centre(config: CentreConfig, batch: _Batch, loss: Any) -> Tensor:
+    centres, boundaries = loss.reference.centres, loss.reference.boundaries
+    value = boundary_loss(batch.classed, centres, boundaries, batch.classes)
+    if config.alignment:
+        value = value + config.alignment * centre_alignment_loss(loss.prototypes, centres, boundaries > -1)
+    return value
+
+
+def _candidates(config: Any, batch: _Batch, reference: Any) -> Tensor:
+    return batch.gallery.detach() if config.candidates == "batch" else reference.bank[: config.bank]
+
+
+def _require_known(config: LossConfig, reference: GalleryReference) -> None:
+    for needed, given, what in (
+        (config.needs_classifier, reference.classifier, "the gallery model's classifier (prototypes.safetensors)"),
+        (config.needs_centres, reference.centres, "the classes' mean gallery embeddings"),
+        (config.bank_size > 0, reference.bank, "gallery embeddings of the training pictures"),
+    ):
+        if needed and given is None:
+            raise ConfigError(
+                f"the loss terms {', '.join(config.terms)} need {what}",
+                fix="use them for students of a finished gallery model, or choose candidates: batch and other terms",
+            )
+
+
+def _quantiser(config: StructureConfig, reference: Any, dim: int, seed: int) -> Tensor:
+    if dim % config.parts:
+        raise ConfigError(
+            "structure.parts does not divide the embedding's dimension",
+            got=f"{config.parts} parts of {dim}",
+            fix="choose a divisor, such as 16 for 128",
+        )
+    return product_anchors(reference.bank[: config.bank], parts=config.parts, anchors=config.anchors, seed=seed)

@@ -6,13 +6,9 @@ import math
 
 import pytest
 import torch
-from pydantic import ValidationError
 
-from hetero.config import AlignmentConfig, CentroidConfig, InfluenceConfig, LossConfig, SoftmaxConfig
-from hetero.errors import ConfigError
 from hetero.losses.alignment import alignment_loss
 from hetero.losses.centroid import centroid_loss
-from hetero.losses.compatibility import CompatibilityLoss
 from hetero.losses.influence import influence_loss
 from hetero.losses.softmax import margin_softmax_loss
 
@@ -124,68 +120,3 @@ def test_centroid_loss_is_alignment_for_single_pictures_and_forgives_opposite_er
     apart, together = torch.tensor([0, 1]), torch.tensor([0, 0])
     assert float(centroid_loss(query, gallery, apart)) == pytest.approx(0.4, rel=1e-5)
     assert float(centroid_loss(query, gallery, together)) == pytest.approx(0.5 * 0.4**2, rel=1e-5)
-
-
-def test_compatibility_loss_is_the_weighted_sum_and_reports_each_term():
-    embedding, prototypes, labels = example(torch.float32)
-    gallery_embedding = example(torch.float32, seed=5)[0]
-    config = LossConfig(
-        softmax=SoftmaxConfig(weight=0.5),
-        influence=InfluenceConfig(weight=2.0, scale=8, margin=0.1),
-        alignment=AlignmentConfig(weight=10),
-        centroid=CentroidConfig(weight=30),
-    )
-    loss = CompatibilityLoss(config, num_classes=7, dim=4, gallery_prototypes=prototypes, seed=3)
-    total, terms = loss(embedding, labels, gallery_embedding)
-    assert set(terms) == {"softmax", "influence", "alignment", "centroid"}
-    influence = naive_softmax(embedding, prototypes, labels, 8, 0.1)
-    assert float(terms["influence"]) == pytest.approx(influence, rel=1e-5)
-    assert float(terms["alignment"]) == pytest.approx(float(alignment_loss(embedding, gallery_embedding)), rel=1e-6)
-    centroid = float(centroid_loss(embedding, gallery_embedding, labels))
-    assert float(terms["centroid"]) == pytest.approx(centroid, rel=1e-6)
-    expected = 0.5 * float(terms["softmax"].detach()) + 2 * influence + 10 * float(terms["alignment"]) + 30 * centroid
-    assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
-    assert [name for name, _ in loss.named_parameters()] == ["prototypes"]
-
-
-def test_pictures_without_a_class_count_for_alignment_and_centroid_alone():
-    embedding, prototypes, labels = example(torch.float32, batch=6)
-    gallery_embedding = example(torch.float32, seed=5, batch=6)[0]
-    config = LossConfig(
-        influence=InfluenceConfig(), softmax=SoftmaxConfig(), alignment=AlignmentConfig(), centroid=CentroidConfig()
-    )
-    loss = CompatibilityLoss(config, num_classes=7, dim=4, gallery_prototypes=prototypes)
-    labels[4:] = torch.tensor([-3, -3])
-    _, terms = loss(embedding, labels, gallery_embedding)
-    _, classed = loss(embedding[:4], labels[:4], gallery_embedding[:4])
-    assert float(terms["influence"]) == pytest.approx(float(classed["influence"]), rel=1e-6)
-    assert float(terms["softmax"].detach()) == pytest.approx(float(classed["softmax"].detach()), rel=1e-6)
-    assert float(terms["alignment"]) == pytest.approx(float(alignment_loss(embedding, gallery_embedding)), rel=1e-6)
-    centroid = float(centroid_loss(embedding, gallery_embedding, labels))
-    assert float(terms["centroid"]) == pytest.approx(centroid, rel=1e-6)
-
-
-def test_own_prototypes_depend_on_the_seed_alone():
-    config = LossConfig(softmax=SoftmaxConfig())
-    first, same, other = (CompatibilityLoss(config, num_classes=3, dim=4, seed=s) for s in (1, 1, 2))
-    assert torch.equal(first.prototypes, same.prototypes)
-    assert not torch.equal(first.prototypes, other.prototypes)
-
-
-def test_influence_without_prototypes_is_refused():
-    with pytest.raises(ConfigError, match="gallery model's prototypes"):
-        CompatibilityLoss(LossConfig(influence=InfluenceConfig()), num_classes=3, dim=4)
-
-
-@pytest.mark.parametrize("term", [{"alignment": AlignmentConfig()}, {"centroid": CentroidConfig()}])
-def test_alignment_and_centroid_without_a_gallery_model_are_refused(term):
-    loss = CompatibilityLoss(LossConfig(**term), num_classes=3, dim=4)
-    assert loss.needs_gallery
-    embedding, _, labels = example(torch.float32)
-    with pytest.raises(ConfigError, match="need a gallery model"):
-        loss(embedding, labels % 3)
-
-
-def test_a_loss_without_terms_is_refused():
-    with pytest.raises(ValidationError, match="at least one of"):
-        LossConfig()

@@ -1,0 +1,66 @@
+"""What a student's loss may know of the gallery model beside its embedding of the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from hetero.losses.centre import class_centres
+
+
+@dataclass(frozen=True)
+class GalleryReference:
+    """Made once, before students train; see :func:`make_reference`. What no loss asks for is None.
+
+    Attributes:
+        classifier: ``[c, d]``, the gallery model's prototypes in the order of the students' classes.
+        known: ``bool [c]``, which of those rows the gallery model has.
+        centres, boundaries: ``[c, d]`` and ``[c]``, see :func:`hetero.losses.centre.class_centres`.
+        bank: ``[n, d]``, unit gallery embeddings of training pictures in random order.
+    """
+
+    classifier: Float[Tensor, "c d"] | None = None
+    known: Bool[Tensor, " c"] | None = None
+    centres: Float[Tensor, "c d"] | None = None
+    boundaries: Float[Tensor, " c"] | None = None
+    bank: Float[Tensor, "n d"] | None = None
+
+
+def make_reference(
+    embedding: Float[Tensor, "n d"] | None,
+    labels: Int[Tensor, " n"] | None,
+    *,
+    num_classes: int,
+    classifier: Float[Tensor, "c d"] | None = None,
+    known: Bool[Tensor, " c"] | None = None,
+    seed: int = 0,
+) -> GalleryReference:
+    """From the gallery embeddings of the training pictures as they are, without augmentation.
+
+    Args:
+        embedding, labels: of the training pictures, None where no loss needs more than the classifier.
+        seed: of the bank's order, so that its first n rows are n random pictures.
+    """
+    if embedding is None or labels is None:
+        return GalleryReference(classifier=classifier, known=known)
+    centres, boundaries, _ = class_centres(embedding, labels, num_classes=num_classes)
+    order = torch.randperm(len(embedding), generator=torch.Generator().manual_seed(seed)).to(embedding.device)
+    return GalleryReference(classifier, known, centres, boundaries, normalize(embedding)[order])
+
+
+def match_classifier(
+    prototypes: Float[Tensor, "p d"], names: tuple[str, ...], classes: tuple[str, ...]
+) -> tuple[Float[Tensor, "c d"], Bool[Tensor, " c"]]:
+    """The gallery model's prototypes in the order of ``classes``, and which of these it knows; zeros for the others.
+
+    Args:
+        names: of the prototypes' rows. classes: of the students' labels.
+    """
+    place = {name: row for row, name in enumerate(names)}
+    rows = torch.tensor([place.get(name, -1) for name in classes])
+    known = rows >= 0
+    return torch.where(known[:, None], prototypes[rows.clamp(min=0)], 0.0), known
