@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
-from hetero.config import AlignmentConfig, InfluenceConfig, LossConfig, TrainConfig
 from hetero.data.dataset import Dataset
 from hetero.data.loader import Loader
 from hetero.data.sampler import shuffled_batches
+from hetero.losses.config import AlignmentConfig, InfluenceConfig, LossConfig
+from hetero.losses.reference import GalleryReference
 from hetero.models.arch import ArchSpec, Stage
 from hetero.models.embed import colour_normalise
 from hetero.models.network import build_network, channels_last
 from hetero.preprocess import PreprocessSpec
+from hetero.training.config import TrainConfig
 from hetero.training.step import train_step
 from hetero.training.trainee import Trainee
 
@@ -92,8 +94,9 @@ def _our_step(loader: Loader) -> Callable[[], None]:
         SMALL,
         LossConfig(influence=InfluenceConfig(), alignment=AlignmentConfig()),
         TrainConfig(epochs=1),
+        steps=STEPS,
         num_classes=CLASSES,
-        gallery_prototypes=prototypes,
+        reference=GalleryReference(centres=prototypes),
         seed=0,
         device=torch.device("cpu"),
     )
@@ -101,7 +104,7 @@ def _our_step(loader: Loader) -> Callable[[], None]:
     def steps() -> None:
         for batch in loader.batches(0, STEPS):
             image = colour_normalise(torch.from_numpy(batch.pixels), SPEC)
-            train_step([trainee], gallery, image, torch.from_numpy(batch.labels), learning_rate=0.01)
+            train_step([trainee], gallery, image, torch.from_numpy(batch.labels), step=batch.step)
 
     return steps
 

@@ -15,10 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hetero.data.open import DataConfig
 from hetero.errors import ConfigError
-from hetero.losses.config import LossConfig, SoftmaxConfig
-from hetero.models.arch import ArchSpec, require_same_family
+from hetero.losses.config import FREE, PLACING, LossConfig, SoftmaxConfig
+from hetero.models.arch import ArchSpec, require_fitting
+from hetero.models.cost import cost
 from hetero.preprocess import PreprocessSpec
 from hetero.record import validation_lines
+from hetero.training.config import (
+    FrozenConfig,
+    GalleryTrainConfig,
+    OptimizerConfig,
+    StudentTrainConfig,
+    TogetherConfig,
+    TunedConfig,
+)
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -27,113 +36,67 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class AugmentConfig(_Record):
-    """Random changes of training pictures; each draws uniformly from ± its value.
-
-    Attributes:
-        rotate_deg: degrees. log_scale: natural logarithm of the scale, per axis. shear: tangent.
-        translate: fraction of the side. flip: probability of a left-right flip.
-        elastic: standard deviation of a smooth random bending at its control points, as a fraction of the side.
-        brightness, noise: in units of the colour-normalised picture, 1 being one ``preprocess.std``.
-        contrast: a factor of 1 ± this.
-    """
-
-    rotate_deg: float = Field(default=0.0, ge=0, le=180)
-    log_scale: float = Field(default=0.0, ge=0, le=1)
-    shear: float = Field(default=0.0, ge=0, le=1)
-    translate: float = Field(default=0.0, ge=0, le=0.5)
-    flip: float = Field(default=0.0, ge=0, le=1)
-    elastic: float = Field(default=0.0, ge=0, le=0.25)
-    brightness: float = Field(default=0.0, ge=0, le=1)
-    contrast: float = Field(default=0.0, ge=0, le=1)
-    noise: float = Field(default=0.0, ge=0, le=1)
-
-    @property
-    def moves_pixels(self) -> bool:
-        """Whether any change resamples the picture."""
-        return any((self.rotate_deg, self.log_scale, self.shear, self.translate, self.flip, self.elastic))
-
-
-class ShuffleConfig(_Record):
-    """Every picture once an epoch, in random order."""
-
-    kind: Literal["shuffle"] = "shuffle"
-
-
-class PKConfig(_Record):
-    """``images_per_class`` pictures of each of ``batch_size / images_per_class`` random classes."""
-
-    kind: Literal["pk"] = "pk"
-    images_per_class: int = Field(default=4, ge=2)
-
-
-class TrainConfig(_Record):
-    """How long and with what a phase (gallery model, or all students together) trains.
-
-    Attributes:
-        lr: peak learning rate. warmup_steps: linear warm-up, then cosine to 0.
-        weight_decay: on weights of two or more dimensions only.
-        ema_decay: decay per step of the exponential moving average that is kept as the result; null keeps the last.
-        stranger_views: also align students to the gallery model on every picture turned or mirrored into a stranger,
-            see :func:`hetero.training.augment.stranger_views`.
-        view_epochs: students see newly augmented views for this many epochs, then the same ones again and again, and
-            the gallery model embeds each view once: where its forward is what costs, the students learn longer. Its
-            embeddings stay in the device's memory: 4 · dim bytes × images × view_epochs, twice that with
-            stranger_views. Controls see the repeated views, too. Null, or not fewer than epochs: always new views.
-        turned_classes: share of the gallery model's pictures that are turned or mirrored, each pose of a class being a
-            class of its own, see :func:`hetero.training.augment.turned_classes`.
-        save_every_steps: a state that survives ``kill -9`` is committed this often, and at the end of each epoch.
-    """
-
-    epochs: int = Field(ge=1, le=10_000)
-    batch_size: int = Field(default=96, ge=2)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(default=0.06, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    warmup_steps: int = Field(default=200, ge=0)
-    ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    sampler: Annotated[ShuffleConfig | PKConfig, Field(discriminator="kind")] = ShuffleConfig()
-    augment: AugmentConfig = AugmentConfig()
-    save_every_steps: int | None = Field(default=None, ge=1)
-    log_every_steps: int = Field(default=20, ge=1)
-    mixed_precision: bool = True
-    stranger_views: bool = False
-    view_epochs: int | None = Field(default=None, ge=1)
-    turned_classes: float = Field(default=0.0, ge=0, le=1)
-    tensorboard: bool = False
-
-
 class GalleryConfig(_Record):
-    """The large model that defines the space."""
+    """The large model that defines the space: trained here, or a finished one.
 
-    arch: ArchSpec
-    train: TrainConfig
+    Attributes:
+        checkpoint: directory of a gallery model that was trained before; it is copied into the run.
+        arch, train: of a gallery model to be trained.
+    """
+
+    checkpoint: Path | None = None
+    arch: ArchSpec | None = None
+    train: GalleryTrainConfig | None = None
     loss: LossConfig = LossConfig(softmax=SoftmaxConfig())
 
     @model_validator(mode="after")
     def _has_classifier(self) -> GalleryConfig:
         if self.loss.terms != ("softmax",):
             raise ValueError("gallery.loss: the gallery model trains with the softmax term alone")
-        if self.train.stranger_views or self.train.view_epochs is not None:
-            raise ValueError("gallery.train: stranger_views and view_epochs are for student_training")
+        if self.checkpoint is not None and (self.arch is not None or self.train is not None):
+            raise ValueError("gallery: a checkpoint has its architecture and training behind it: remove arch and train")
+        if self.checkpoint is None and (self.arch is None or self.train is None):
+            raise ValueError("gallery: arch and train are missing, or the checkpoint of a finished gallery model")
         return self
 
 
+class BudgetConfig(_Record):
+    """What one picture may cost a student; a student that costs more is refused before anything is trained."""
+
+    macs: int | None = Field(default=None, ge=1)
+    params: int | None = Field(default=None, ge=1)
+
+
 class StudentConfig(_Record):
-    """One query model. A ``control`` trains alone, with the softmax term: the negative control of the report."""
+    """One query model. A ``control`` never learns where the gallery model's space lies: the report's negative control.
+
+    Attributes:
+        matched: whether it must be of the gallery model's family; without, only channels, dim and a size that is not
+            larger must agree.
+        train: what differs from ``student_training`` for this student.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     role: Literal["compatible", "control"] = "compatible"
     arch: ArchSpec
     loss: LossConfig
+    matched: bool = True
+    budget: BudgetConfig = BudgetConfig()
+    train: OptimizerConfig = OptimizerConfig()
 
     @model_validator(mode="after")
     def _loss_fits_role(self) -> StudentConfig:
-        if self.role == "control" and (self.loss.uses_gallery or self.loss.softmax is None):
-            raise ValueError(f"students.{self.name}: a control trains with the softmax term alone")
-        if self.role == "compatible" and not self.loss.uses_gallery:
-            raise ValueError(f"students.{self.name}: a compatible student needs influence, alignment or centroid")
+        if self.role == "control" and self.loss.places:
+            raise ValueError(f"students.{self.name}: a control trains with {', '.join(FREE)} alone")
+        if self.role == "compatible" and not self.loss.places:
+            raise ValueError(f"students.{self.name}: a compatible student needs one of {', '.join(PLACING)}")
+        found = cost(self.arch)
+        for key, limit, value in (
+            ("MACs", self.budget.macs, found.macs),
+            ("parameters", self.budget.params, found.params),
+        ):
+            if limit is not None and value > limit:
+                raise ValueError(f"students.{self.name}: {value:,} {key} are over its budget of {limit:,}")
         return self
 
 
@@ -172,7 +135,11 @@ class EvaluationConfig(_Record):
 
 
 class RunConfig(_Record):
-    """One experiment: data, one gallery model, students, evaluation."""
+    """One experiment: data, one gallery model, students, evaluation.
+
+    Attributes:
+        joint: how gallery model and students come together: ``frozen``, ``together`` or ``tuned``.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -181,36 +148,46 @@ class RunConfig(_Record):
     preprocess: PreprocessSpec
     gallery: GalleryConfig
     students: tuple[StudentConfig, ...] = ()
-    student_training: TrainConfig | None = None
+    student_training: StudentTrainConfig | None = None
+    joint: Annotated[FrozenConfig | TogetherConfig | TunedConfig, Field(discriminator="kind")] = FrozenConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        spec, arch = self.preprocess, self.gallery.arch
-        if (spec.height, spec.width, spec.channels) != (arch.size, arch.size, arch.channels):
-            raise ValueError(
-                f"preprocess makes {spec.height}×{spec.width}×{spec.channels} pictures but gallery.arch takes "
-                f"{arch.size}×{arch.size}×{arch.channels}"
-            )
         names = [student.name for student in self.students]
         if len(set(names)) != len(names):
             raise ValueError("students: two have the same name")
         if self.students and self.student_training is None:
             raise ValueError("student_training is missing: the students need epochs, lr and so on")
-        if self.student_training is not None and self.student_training.turned_classes:
-            raise ValueError("student_training: turned_classes is for gallery.train; stranger_views is its like here")
         for student in self.students:
-            if student.loss.centroid and self.student_training and self.student_training.sampler.kind != "pk":
-                raise ValueError(
-                    f"students.{student.name}.loss: centroid needs several pictures of a class in a batch: set "
-                    "student_training.sampler to {kind: pk, images_per_class: 4}"
-                )
-        for student in self.students:
-            try:
-                require_same_family(student.arch, arch, name=student.name)
-            except ConfigError as error:
-                raise ValueError(str(error)) from None
+            _require_trainable(student, self.student_training)
+        if isinstance(self.joint, TogetherConfig):
+            _require_together(self)
+        try:
+            if self.gallery.arch is not None:
+                self.require_fitting(self.gallery.arch)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
+
+    def require_fitting(self, gallery: ArchSpec) -> None:
+        """Refuse a gallery model that takes other pictures than ``preprocess`` makes, or students that do not fit it.
+
+        Raises:
+            ConfigError: naming what differs.
+        """
+        spec = self.preprocess
+        if (spec.height, spec.width, spec.channels) != (gallery.size, gallery.size, gallery.channels):
+            raise ConfigError(
+                f"preprocess makes {spec.height}×{spec.width}×{spec.channels} pictures but gallery.arch takes "
+                f"{gallery.size}×{gallery.size}×{gallery.channels}"
+            )
+        for student in self.students:
+            require_fitting(student.arch, gallery, name=student.name, matched=student.matched)
+
+    def preprocess_of(self, arch: ArchSpec) -> PreprocessSpec:
+        """How a picture becomes the input of a student: as of the gallery model, at the student's own size."""
+        return self.preprocess.model_copy(update={"height": arch.size, "width": arch.size})
 
     def to_yaml(self) -> str:
         """YAML that :func:`parse_config` reads back to an equal config."""
@@ -219,6 +196,42 @@ class RunConfig(_Record):
     def digest(self) -> str:
         """SHA-256 of the JSON without ``evaluation`` and ``device``: the same digest trains the same models."""
         return hashlib.sha256(self.model_dump_json(exclude={"evaluation", "device"}).encode("utf-8")).hexdigest()
+
+
+def _require_trainable(student: StudentConfig, train: StudentTrainConfig | None) -> None:
+    if train is None:
+        return
+    if student.loss.centroid and train.sampler.kind != "pk":
+        raise ValueError(
+            f"students.{student.name}.loss: centroid needs several pictures of a class in a batch: set "
+            "student_training.sampler to {kind: pk, images_per_class: 4}"
+        )
+    if student.train.epochs is not None and student.train.epochs > train.epochs:
+        raise ValueError(
+            f"students.{student.name}.train: {student.train.epochs} epochs are more than the "
+            f"{train.epochs} of student_training"
+        )
+
+
+def _require_together(config: RunConfig) -> None:
+    """Together there is one stream of batches, and nothing of the gallery model is known beforehand."""
+    gallery, students = config.gallery.train, config.student_training
+    if gallery is None or students is None:
+        raise ValueError("joint: together trains gallery model and students: a checkpoint or no student is no partner")
+    for key in ("epochs", "batch_size", "sampler", "augment"):
+        if getattr(gallery, key) != getattr(students, key):
+            raise ValueError(
+                f"joint: together has one stream of batches: gallery.train.{key} must equal student_training.{key}"
+            )
+    if students.view_epochs is not None:
+        raise ValueError("joint: together cannot remember embeddings of a gallery model that changes: no view_epochs")
+    for student in config.students:
+        loss = student.loss
+        if loss.needs_centres or loss.needs_classifier or loss.bank_size:
+            raise ValueError(
+                f"students.{student.name}.loss: together there is no finished gallery model to take centres, a bank or "
+                "a classifier from: use alignment, centroid, contrastive, triplet, relational or candidates: batch"
+            )
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -1,7 +1,7 @@
 """ArchSpec: one member of the architecture family from which gallery models and students both come.
 
-Members of a family share what makes them *architecture-matched*: input size, stem stride, number of stages, strides,
-block kind, head and embedding dimension. Width, depth, kernel, expansion and squeeze-excite vary.
+Members of a family share what makes them *architecture-matched*: stem stride, number of stages, strides, block kind,
+head and embedding dimension. Width, depth, kernel, expansion, groups, squeeze-excite and the input size vary.
 """
 
 from __future__ import annotations
@@ -93,7 +93,6 @@ class ArchSpec(BaseModel):
     def family(self) -> dict[str, object]:
         """What two architecture-matched models have in common."""
         return {
-            "size": self.size,
             "channels": self.channels,
             "dim": self.dim,
             "block": self.block,
@@ -127,18 +126,30 @@ def load_arch(path: Path | str) -> ArchSpec:
         raise ConfigError(f"no architecture file at {path}", fix="check the path") from None
 
 
-def require_same_family(student: ArchSpec, gallery: ArchSpec, *, name: str) -> None:
-    """Refuse a student that is not architecture-matched to the gallery model.
+def require_fitting(student: ArchSpec, gallery: ArchSpec, *, name: str, matched: bool) -> None:
+    """Refuse a student that cannot share the gallery model's space, or, ``matched``, is not of its family.
+
+    A student may take smaller pictures than the gallery model, never larger ones: those have never been seen.
 
     Raises:
         ConfigError: naming every trait that differs.
     """
     own, other = student.family(), gallery.family()
+    if not matched:
+        own, other = ({key: traits[key] for key in ("channels", "dim")} for traits in (own, other))
     differing = [key for key in own if own[key] != other[key]]
     if differing:
         raise ConfigError(
-            f"student {name!r} is not of the gallery model's family",
+            f"student {name!r} is not of the gallery model's family" if matched else f"student {name!r} does not fit",
             got=", ".join(f"{key} {own[key]}" for key in differing),
             expected=", ".join(f"{key} {other[key]}" for key in differing),
-            fix="give both the same value; width, depth, kernel, expansion and squeeze_excite may differ",
+            fix="give both the same value; width, depth, kernel, expansion, groups, squeeze_excite and a smaller size "
+            "may differ, and more with matched: false",
+        )
+    if student.size > gallery.size:
+        raise ConfigError(
+            f"student {name!r} takes larger pictures than the gallery model",
+            got=f"{student.size} pixels",
+            expected=f"at most {gallery.size}",
+            fix="lower the student's size",
         )

@@ -28,6 +28,7 @@ class ModelCard(BaseModel):
 
     Attributes:
         role: ``gallery`` (defines the space), ``compatible`` (a student in it) or ``control`` (defines its own).
+        space_size: side of the gallery model's pictures, where this student takes smaller ones.
         weights_sha256: digest of the weights beside it, see :func:`hetero.space.weights_digest`.
         classes: class names in the order of the prototypes' rows; empty without prototypes.
         provenance: how it was made. metrics: what was measured. thresholds: calibrated similarity thresholds.
@@ -41,6 +42,7 @@ class ModelCard(BaseModel):
     arch: ArchSpec
     preprocess: PreprocessSpec
     space: EmbeddingSpace
+    space_size: int | None = None
     weights_sha256: str
     prototypes_sha256: str | None = None
     classes: tuple[str, ...] = ()
@@ -102,6 +104,18 @@ def save_model(path: Path | str, network: EmbeddingNetwork, card: ModelCard, pro
         )
 
 
+def copy_model(source: Path, path: Path) -> None:
+    """Copy a checkpoint directory in one step, byte by byte.
+
+    Raises:
+        StorageError: the disk refused; an older checkpoint at ``path`` is untouched.
+    """
+    with atomic.directory(path, marker="model.json") as folder:
+        for name in ("model.safetensors", "prototypes.safetensors", "model.json"):
+            if (source / name).exists():
+                (folder / name).write_bytes((source / name).read_bytes())
+
+
 def update_card(path: Path | str, **changes: Any) -> ModelCard:
     """Replace fields of ``model.json`` (metrics, thresholds, space) in one step; the weights stay as they are."""
     card = read_card(path).model_copy(update=changes)
@@ -161,7 +175,10 @@ def load_model(path: Path | str) -> LoadedModel:
 
 def _require_own_space(card: ModelCard, file: Path) -> None:
     """The space must follow from what the card says: a changed mean or dimension would be another space."""
-    space, fingerprint = card.space, card.preprocess.fingerprint()
+    space, spec = card.space, card.preprocess
+    if card.space_size is not None and card.role == "compatible":
+        spec = spec.model_copy(update={"height": card.space_size, "width": card.space_size})
+    fingerprint = spec.fingerprint()
     expected = space_id(
         weights_sha256=space.origin_weights_sha256, preprocess_fingerprint=fingerprint, dim=card.arch.dim
     )

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-from hetero.config import AugmentConfig
+from hetero.training.config import AugmentConfig
 
 POSES = 8  # of a square picture: four turns, each mirrored or not
 _BENDS = 4  # control points of the elastic change, per axis

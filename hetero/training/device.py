@@ -1,4 +1,4 @@
-"""Where to train: ``auto`` takes CUDA, then Apple's MPS, then the CPU."""
+"""Where to train: ``auto`` takes CUDA, then Apple's MPS, then the CPU; and in which arithmetic."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def autocast_dtype(device: torch.device, wanted: bool) -> torch.dtype | None:
-    """bfloat16 on a GPU that has it (no loss scaling needed), else None: full precision."""
-    if wanted and device.type == "cuda" and torch.cuda.is_bf16_supported():
+def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
+    """bfloat16 (no loss scaling needed) or None, full precision, for a config's ``precision`` on a device."""
+    capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if precision == "bfloat16" or (precision == "auto" and capable):
         return torch.bfloat16
     return None

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from hetero.config import TrainConfig
 from hetero.data.loader import Batch, Loader
 from hetero.errors import MissingExtraError, TrainingError
 from hetero.journal import Journal
 from hetero.logs import Progress
-from hetero.models.embed import colour_normalise
 from hetero.preprocess import PreprocessSpec
-from hetero.training.augment import augment, stranger_views, turned_classes
-from hetero.training.device import autocast_dtype
+from hetero.training.config import TrainConfig
+from hetero.training.health import Health
 from hetero.training.memory import GalleryMemory
 from hetero.training.resume import State, commit_state, latest_state
-from hetero.training.schedule import learning_rate
-from hetero.training.step import Terms, stranger_labels, train_step
+from hetero.training.step import Terms, joint_step, train_step
 from hetero.training.trainee import Trainee
+from hetero.training.views import prepare
 
 _LOWER = (
     "lower the learning rate or raise warmup_steps and start in another directory with --out; the state after step {} "
@@ -34,165 +31,200 @@ _LOWER = (
 
 @dataclass(frozen=True)
 class Phase:
-    """What trains together: the gallery model alone, or all students under one frozen gallery model.
+    """What trains together: the gallery model alone, students under a frozen gallery model, or both.
 
     Attributes:
-        gallery: the frozen gallery model in evaluation mode, None in its own phase.
+        trainees: students, or the gallery model in a phase of its own.
+        gallery: the frozen gallery model or its memory, None where there is none yet.
+        live: the gallery model that trains beside its students. pull: see :func:`hetero.training.step.joint_step`.
+        unlabelled: a second stream of pictures without classes.
+        steps: of the whole phase. views: steps after which the same augmented pictures come round again, None for
+            never.
+        turned_classes, stranger_views, by_class: see :func:`hetero.training.views.prepare`.
     """
 
     name: str
     trainees: Sequence[Trainee]
-    gallery: nn.Module | None
     loader: Loader
     preprocess: PreprocessSpec
     train: TrainConfig
     seed: int
     device: torch.device
+    steps: int
+    gallery: GalleryMemory | None = None
+    live: Trainee | None = None
+    pull: float = 0.0
+    unlabelled: Loader | None = None
+    views: int | None = None
+    turned_classes: float = 0.0
+    stranger_views: bool = False
+    by_class: bool = False
 
     @property
-    def total_steps(self) -> int:
-        """Steps of the whole phase."""
-        return self.train.epochs * self.loader.steps_per_epoch
+    def everyone(self) -> list[Trainee]:
+        """All that train, the gallery model first."""
+        return [*([] if self.live is None else [self.live]), *self.trainees]
 
     @property
-    def views(self) -> int | None:
-        """Steps after which the same augmented pictures come round again, None where they never do."""
-        epochs = self.train.view_epochs
-        return None if epochs is None or epochs >= self.train.epochs else epochs * self.loader.steps_per_epoch
+    def indispensable(self) -> set[str]:
+        """Whose failure ends the phase: the gallery model's."""
+        if self.live is not None:
+            return {self.live.name}
+        return {trainee.name for trainee in self.trainees} if self.gallery is None else set()
 
 
 @dataclass
 class _Meter:
     """Sums since the last metrics line; part of the state, so that a resumed run writes the same lines."""
 
-    steps: int = 0
+    steps: dict[str, int] = field(default_factory=dict)
     sums: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, terms: Terms) -> None:
-        self.steps += 1
         for name, parts in terms.items():
+            self.steps[name] = self.steps.get(name, 0) + 1
             own = self.sums.setdefault(name, {})
             for key, value in parts.items():
                 own[key] = own.get(key, 0.0) + float(value)
 
     def means(self) -> dict[str, dict[str, float]]:
-        return {name: {key: value / self.steps for key, value in parts.items()} for name, parts in self.sums.items()}
+        return {
+            name: {key: value / self.steps[name] for key, value in parts.items()} for name, parts in self.sums.items()
+        }
 
 
-def run_phase(phase: Phase, run: Path, progress: Progress) -> None:
+def run_phase(phase: Phase, run: Path, progress: Progress) -> dict[str, str]:
     """Train to the end, from the newest committed state in ``run`` if there is one.
 
     On the CPU with the same number of threads, an interrupted and resumed phase ends with the same bits as an
     uninterrupted one.
 
+    Returns:
+        Students that diverged and were stopped, with what happened; the others went on without them.
+
     Raises:
-        TrainingError: a loss that is not a number. StorageError: the disk is full. Both name the step that is safe.
+        TrainingError: the gallery model, or the last student, diverged. StorageError: the disk is full. Both name the
+            step that is safe.
     """
     folder, journal = run / "state" / phase.name, Journal(run / "metrics.jsonl")
     state = latest_state(folder)
     first = state.step if state is not None else 0
-    meter = _Meter()
+    meter, health = _Meter(), Health()
     if state is not None:
-        for trainee in phase.trainees:
-            trainee.load_state(state.tensors)
-        meter = _Meter(**state.meter)
+        meter, health = _Meter(**state.meter["meter"]), Health(**state.meter["health"])
+        for trainee in phase.everyone:
+            if trainee.name not in health.stopped:
+                trainee.load_state(state.tensors)
     journal.rewind(phase.name, first)
-    for trainee in phase.trainees:
+    for trainee in phase.everyone:
         trainee.network.train()
-    memory = None if phase.gallery is None else GalleryMemory(phase.gallery, phase.views)
     board = _tensorboard(run) if phase.train.tensorboard else None
-    dtype = autocast_dtype(phase.device, phase.train.mixed_precision)
-    progress.start(phase.name, total=phase.total_steps, done=first)
+    progress.start(phase.name, total=phase.steps, done=first)
     mark, marked = time.perf_counter(), first
     last_saved = first
+    told = set(health.stopped)
     try:
-        for batch in phase.loader.batches(first, phase.total_steps):
-            rate = learning_rate(
-                batch.step,
-                peak=phase.train.lr,
-                warmup_steps=phase.train.warmup_steps,
-                total_steps=phase.total_steps,
-            )
-            image, labels = _prepared(batch, phase)
-            gallery = None if memory is None else memory.at(batch.step)
-            terms = train_step(phase.trainees, gallery, image, labels, learning_rate=rate, autocast=dtype)
-            meter.add(terms)
-            _require_finite(terms, batch.step, last_saved)
+        for batch, more in _batches(phase, first):
+            terms = _step(phase, batch, more, health)
+            _require(phase, health, health.check_losses(terms, batch.step), last_saved)
+            meter.add({name: terms[name] for name in health.well(list(terms))})
             done = batch.step + 1
-            if done % phase.train.log_every_steps == 0 or done == phase.total_steps:
+            if done % phase.train.log_every_steps == 0 or done == phase.steps:
                 now = time.perf_counter()
                 speed = (done - marked) * len(batch.labels) / (now - mark)
-                line: dict[str, Any] = {
-                    "phase": phase.name,
-                    "step": done,
-                    "epoch": batch.epoch,
-                    "lr": rate,
-                    "loss": meter.means(),
-                    "images_per_s": round(speed, 1),
-                }
+                means = meter.means()
+                _require(phase, health, health.check_line(means, done), last_saved)
+                line = _line(phase, batch, means, {k: v for k, v in health.stopped.items() if k not in told}, speed)
+                told = set(health.stopped)
                 journal.append(line)
                 if board is not None:
                     _write_board(board, line)
                 progress.advance(
-                    done, losses={name: parts["total"] for name, parts in line["loss"].items()}, images_per_s=speed
+                    done, losses={name: parts["total"] for name, parts in means.items()}, images_per_s=speed
                 )
                 meter, mark, marked = _Meter(), now, done
             if _is_save_step(done, phase):
-                tensors = {name: tensor for trainee in phase.trainees for name, tensor in trainee.state().items()}
-                _require_finite_state(tensors, done, last_saved)
-                commit_state(folder, State(step=done, tensors=tensors, meter=vars(meter)))
+                states = {t.name: t.state() for t in phase.everyone if t.name not in health.stopped}
+                _require(phase, health, health.check_weights(states, done), last_saved)
+                tensors = {key: value for name in health.well(list(states)) for key, value in states[name].items()}
+                kept = {"meter": vars(meter), "health": health.to_json()}
+                commit_state(folder, State(step=done, tensors=tensors, meter=kept))
                 last_saved = done
     finally:
         progress.finish()
         if board is not None:
             board.close()
+    return dict(health.stopped)
 
 
-def _prepared(batch: Batch, phase: Phase) -> tuple[torch.Tensor, torch.Tensor]:
-    image = colour_normalise(torch.from_numpy(batch.pixels).to(phase.device), phase.preprocess)
-    labels = torch.from_numpy(batch.labels).to(phase.device)
-    view = batch.step if phase.views is None else batch.step % phase.views
-    image = augment(image, phase.train.augment, seed=phase.seed, step=view)
-    if phase.train.turned_classes:
-        image, labels = turned_classes(
+def _batches(phase: Phase, first: int) -> Iterator[tuple[Batch, Batch | None]]:
+    batches = phase.loader.batches(first, phase.steps)
+    if phase.unlabelled is None:
+        for batch in batches:
+            yield batch, None
+    else:
+        yield from zip(batches, phase.unlabelled.batches(first, phase.steps), strict=True)
+
+
+def _step(phase: Phase, batch: Batch, more: Batch | None, health: Health) -> Terms:
+    image, labels = prepare(
+        batch,
+        more,
+        phase.preprocess,
+        phase.train.augment,
+        num_classes=len(phase.loader.classes),
+        turned_classes=phase.turned_classes,
+        stranger_views=phase.stranger_views,
+        by_class=phase.by_class,
+        seed=phase.seed,
+        view=batch.step if phase.views is None else batch.step % phase.views,
+        device=phase.device,
+    )
+    active = [t for t in phase.trainees if t.name not in health.stopped and batch.step < t.steps]
+    if phase.live is not None:
+        return joint_step(
+            phase.live,
+            active,
             image,
             labels,
-            share=phase.train.turned_classes,
             num_classes=len(phase.loader.classes),
-            seed=phase.seed,
-            step=view,
+            pull=phase.pull,
+            step=batch.step,
         )
-    if phase.train.stranger_views and phase.gallery is not None:
-        by_class = any(trainee.loss.config.centroid is not None for trainee in phase.trainees)
-        groups = labels if by_class else torch.arange(len(labels))
-        image = torch.cat([image, stranger_views(image, groups, seed=phase.seed, step=view)])
-        labels = torch.cat([labels, stranger_labels(labels)])
-    return image, labels
+    gallery = None if phase.gallery is None else phase.gallery.at(batch.step)
+    return train_step(active, gallery, image, labels, step=batch.step)
+
+
+def _require(phase: Phase, health: Health, failed: Sequence[str], last_saved: int) -> None:
+    """End the phase where there is nothing left that is worth going on for."""
+    fatal = [name for name in failed if name in phase.indispensable]
+    if not fatal and (not failed or health.well([trainee.name for trainee in phase.trainees])):
+        return
+    name = (fatal or list(failed))[0]
+    raise TrainingError(
+        f"{name!r} diverged" + ("" if fatal else ", the last of the students"),
+        got=health.stopped[name],
+        fix=_LOWER.format(last_saved),
+    )
+
+
+def _line(
+    phase: Phase, batch: Batch, means: Mapping[str, Any], stopped: dict[str, str], images_per_s: float
+) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "phase": phase.name,
+        "step": batch.step + 1,
+        "epoch": batch.epoch,
+        "lr": phase.everyone[0].learning_rate(min(batch.step, phase.everyone[0].steps - 1)),
+        "loss": means,
+        "images_per_s": round(images_per_s, 1),
+    }
+    return line | ({"stopped": stopped} if stopped else {})
 
 
 def _is_save_step(done: int, phase: Phase) -> bool:
     every = phase.train.save_every_steps
-    return (every is not None and done % every == 0) or done % phase.loader.steps_per_epoch == 0
-
-
-def _require_finite(terms: Terms, step: int, last_saved: int) -> None:
-    for name, parts in terms.items():
-        for key, value in parts.items():
-            if not torch.isfinite(value):
-                raise TrainingError(
-                    f"the loss of {name!r} is not a number at step {step + 1}",
-                    got=f"{key} = {float(value)}",
-                    fix=_LOWER.format(last_saved),
-                )
-
-
-def _require_finite_state(tensors: dict[str, torch.Tensor], step: int, last_saved: int) -> None:
-    """The last step may have ruined the weights unseen by its loss: such a state must not replace a good one."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise TrainingError(
-                f"the weights are not numbers after step {step}", got=f"in {name}", fix=_LOWER.format(last_saved)
-            )
+    return (every is not None and done % every == 0) or done % phase.loader.steps_per_epoch == 0 or done == phase.steps
 
 
 def _tensorboard(run: Path) -> Any:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import interpolate
 
+from hetero.losses.alignment import alignment_loss
 from hetero.training.memory import Embedder
 from hetero.training.trainee import Trainee
 
@@ -26,31 +28,92 @@ def train_step(
     image: Float[Tensor, "n c h w"],
     labels: Int[Tensor, " n"],
     *,
-    learning_rate: float,
-    autocast: torch.dtype | None = None,
+    step: int,
 ) -> Terms:
     """Update every trainee on one batch of augmented, colour-normalised pictures.
 
     Args:
         labels: the class of each picture; strangers have none but :func:`stranger_labels`, and come last. Only
-            trainees that align to the gallery model see those.
+            trainees that look at the gallery model see those.
         gallery: the frozen gallery model in evaluation mode, or its memory; its forward runs once however many
             trainees there are, and not at all where no trainee's loss needs it.
-        autocast: dtype of mixed precision on a GPU, None for full precision.
+        step: of the phase, 0-based; decides the learning rate.
     """
-    classed = int((labels >= 0).sum())
-    with torch.autocast(image.device.type, dtype=autocast, enabled=autocast is not None):
-        gallery_embedding = None
-        if gallery is not None and any(trainee.loss.needs_gallery for trainee in trainees):
-            with torch.no_grad():
-                gallery_embedding = gallery(image).float()
-        terms: Terms = {}
-        for trainee in trainees:
-            aligns = trainee.loss.needs_gallery
-            seen = len(image) if aligns else classed
-            embedding = trainee.network(image[:seen]).float()
-            with torch.autocast(image.device.type, enabled=False):
-                total, parts = trainee.loss(embedding, labels[:seen], gallery_embedding if aligns else None)
-            trainee.update(total, learning_rate)
-            terms[trainee.name] = {"total": total.detach()} | {key: part.detach() for key, part in parts.items()}
+    gallery_embedding = None
+    if gallery is not None and any(trainee.loss.needs_gallery for trainee in trainees):
+        with torch.no_grad():
+            gallery_embedding = gallery(image)
+    terms, _ = _students_step(trainees, gallery_embedding, _Views(image), labels, step=step)
     return terms
+
+
+def joint_step(
+    gallery: Trainee,
+    students: Sequence[Trainee],
+    image: Float[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    *,
+    num_classes: int,
+    pull: float,
+    step: int,
+) -> Terms:
+    """Update a gallery model that is still learning, and students that follow it, on one batch.
+
+    The one training forward of the gallery model serves both: its own loss, and, detached, as what its students align
+    to. Towards its students it moves by ``pull`` times its mean alignment to their (detached) embeddings.
+
+    Args:
+        labels: as the gallery model learns them; classes from ``num_classes`` on are poses that its students do not
+            have, and strangers to them.
+    """
+    embedding = gallery.embed(image)
+    known = labels >= 0
+    total, parts = gallery.loss(embedding[known], labels[known])
+    others = torch.where(labels < num_classes, labels, stranger_labels(labels))
+    terms, seen = _students_step(students, embedding.detach(), _Views(image), others, step=step)
+    if pull and seen:
+        parts["pull"] = torch.stack([alignment_loss(embedding[: len(one)], one) for one in seen]).mean()
+        total = total + pull * parts["pull"]
+    gallery.update(total, step)
+    return {gallery.name: _detached(total, parts)} | terms
+
+
+def _students_step(
+    trainees: Sequence[Trainee], gallery_embedding: Tensor | None, views: _Views, labels: Tensor, *, step: int
+) -> tuple[Terms, list[Tensor]]:
+    """Their terms, and the detached embeddings of those that look at the gallery model."""
+    classed = labels >= 0
+    count = int(classed.sum())
+    first = slice(count) if bool(classed[:count].all()) else classed  # strangers mostly come last: no copy then
+    terms: Terms = {}
+    seen: list[Tensor] = []
+    for trainee in trainees:
+        image = views.at(trainee.side)
+        if trainee.loss.needs_gallery:
+            embedding = trainee.embed(image)
+            total, parts = trainee.loss(embedding, labels, gallery_embedding)
+        else:
+            embedding = trainee.embed(image[first])
+            total, parts = trainee.loss(embedding, labels[first])
+        trainee.update(total, step)
+        terms[trainee.name] = _detached(total, parts)
+        if trainee.loss.needs_gallery:
+            seen.append(embedding.detach())
+    return terms, seen
+
+
+class _Views:
+    """A batch at each size that a student takes, made once however many take it."""
+
+    def __init__(self, image: Tensor) -> None:
+        self._image, self._sides = image, {image.shape[3]: image}
+
+    def at(self, side: int) -> Tensor:
+        if side not in self._sides:
+            smaller = interpolate(self._image, size=(side, side), mode="bilinear", antialias=True)
+            self._sides[side] = smaller.contiguous(memory_format=torch.channels_last)
+        return self._sides[side]
+
+
+def _detached(total: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"total": total.detach()} | {key: part.detach() for key, part in parts.items()}

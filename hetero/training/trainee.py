@@ -6,21 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hetero.config import LossConfig, TrainConfig
 from hetero.errors import CheckpointError
 from hetero.losses.compatibility import CompatibilityLoss
+from hetero.losses.config import LossConfig
+from hetero.losses.reference import GalleryReference
 from hetero.models.arch import ArchSpec
 from hetero.models.network import EmbeddingNetwork, build_network, channels_last
+from hetero.training.config import TrainConfig
+from hetero.training.device import autocast_dtype
+from hetero.training.schedule import learning_rate
 
 
 class Trainee:
     """What a training step updates: the gallery model in its phase, each student in theirs.
 
     Args:
-        num_classes: of the training split. gallery_prototypes: ``[c, d]`` for students, None for the gallery model.
+        train: its own, a student's overrides applied.
+        steps: after how many its schedule ends; it rests while others go on.
+        reference: what its loss needs of the gallery model; None for the gallery model.
+        num_classes: of the training split.
         seed: of the weights. device: where everything lives.
     """
 
@@ -31,16 +39,17 @@ class Trainee:
         loss: LossConfig,
         train: TrainConfig,
         *,
+        steps: int,
         num_classes: int,
-        gallery_prototypes: Tensor | None,
+        reference: GalleryReference | None = None,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.name = name
+        self.name, self.side, self.steps = name, arch.size, steps
         self.network = channels_last(build_network(arch, seed=seed).to(device))
-        self.loss = CompatibilityLoss(
-            loss, num_classes=num_classes, dim=arch.dim, gallery_prototypes=gallery_prototypes, seed=seed
-        ).to(device)
+        self.loss = CompatibilityLoss(loss, num_classes=num_classes, dim=arch.dim, reference=reference, seed=seed).to(
+            device
+        )
         self.optimizer = _optimizer([self.network, self.loss], train)
         self.average: AveragedModel | None = None
         if train.ema_decay is not None:
@@ -49,11 +58,24 @@ class Trainee:
                 multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay),  # type: ignore[no-untyped-call]
                 use_buffers=True,
             )
+        self._train = train
+        self._autocast = autocast_dtype(device, train.precision)
 
-    def update(self, loss: Tensor, learning_rate: float) -> None:
+    def learning_rate(self, step: int) -> float:
+        """Of a 0-based step, see :func:`hetero.training.schedule.learning_rate`."""
+        train = self._train
+        return learning_rate(step, peak=train.lr, warmup_steps=train.warmup_steps, total_steps=self.steps)
+
+    def embed(self, image: Float[Tensor, "n c s s"]) -> Float[Tensor, "n d"]:
+        """The network's embeddings for training, float32 whatever the arithmetic inside."""
+        with torch.autocast(image.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            embedding: Tensor = self.network(image)
+        return embedding.float()
+
+    def update(self, loss: Float[Tensor, ""], step: int) -> None:
         """One optimizer step on ``loss``."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = self.learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

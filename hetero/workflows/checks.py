@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hetero.config import RunConfig
 from hetero.report.schema import Baselines, Check, Student
 
 
-def make_checks(config: RunConfig, students: Sequence[Student], baselines: Baselines) -> list[Check]:
-    """One check a statement; ``hetero compat`` exits with 1 where one does not hold."""
+def make_checks(
+    config: RunConfig, students: Sequence[Student], baselines: Baselines, stopped: Mapping[str, str] | None = None
+) -> list[Check]:
+    """One check a statement; ``hetero compat`` exits with 1 where one does not hold.
+
+    Args:
+        stopped: students that diverged in training, with what happened.
+    """
     expect = config.evaluation.expect
     checks: list[Check] = []
     for student in students:
@@ -36,6 +42,8 @@ def make_checks(config: RunConfig, students: Sequence[Student], baselines: Basel
                     expected=f"≤ {limit:.4f} ({expect.control_times_chance:g} × chance)",
                 )
             )
+    for name, reason in (stopped or {}).items():
+        checks.append(Check(name=f"{name}: training, {reason}", passed=False, value=0.0, expected="a trained student"))
     if students:
         checks += _paragon(config, students, baselines)
     return checks

@@ -81,6 +81,7 @@ def evaluate_run(
         from hetero.models.embed import embed
         from hetero.training.device import resolve_device
         from hetero.training.run import read_run
+        from hetero.training.students import read_stopped
     except ImportError:
         raise MissingExtraError("hetero compat", "torch", "train") from None
 
@@ -99,7 +100,8 @@ def evaluate_run(
     split = split or config.evaluation.split
     device = str(resolve_device(config.device))
     gallery = load_model(run / "gallery")
-    students = {student.name: load_model(run / "students" / student.name) for student in config.students}
+    stopped = read_stopped(run)
+    students = {s.name: load_model(run / "students" / s.name) for s in config.students if s.name not in stopped}
     for name in embedders or {}:
         if name not in students:
             raise ConfigError(f"the run has no student {name!r}", expected=nearest(name, students))
@@ -188,7 +190,7 @@ def evaluate_run(
             config.seed,
         ),
         curves=curves_from_journal(journal),
-        checks=make_checks(config, entries, baselines),
+        checks=make_checks(config, entries, baselines, stopped),
     )
 
 
@@ -294,7 +296,7 @@ def _speeds(journal: Sequence[Mapping[str, Any]], config: RunConfig) -> dict[str
     last: dict[str, int] = {}
     for line in journal:
         phase = line["phase"]
-        train = config.gallery.train if phase == "gallery" else config.student_training
+        train = config.gallery.train if phase in ("gallery", "together") else config.student_training
         count = (line["step"] - last.get(phase, 0)) * (train.batch_size if train else 0)
         last[phase] = line["step"]
         seconds[phase] = seconds.get(phase, 0.0) + count / max(line["images_per_s"], 1e-9)

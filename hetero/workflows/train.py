@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,17 @@ from hetero.retrieval.verification import require_enough_pairs
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """Where the checkpoints of a finished run are."""
+    """Where the checkpoints of a finished run are.
+
+    Attributes:
+        stopped: students that diverged and have no checkpoint, with what happened.
+    """
 
     run: Path
     space_id: str
     gallery: Path
     students: dict[str, Path]
+    stopped: dict[str, str] = field(default_factory=dict)
 
 
 def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int | None = None) -> TrainedRun:
@@ -38,6 +43,7 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
         raise MissingExtraError("hetero train", "torch", "train") from None
     from hetero.training.cloud import train_gallery
     from hetero.training.device import resolve_device
+    from hetero.training.joint import train_together, tune_gallery
     from hetero.training.run import run_directory
     from hetero.training.students import train_students
 
@@ -47,14 +53,21 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     dataset = open_dataset(config.data)
     _require_enough_pairs(config, dataset)
     with run_directory(out, config, data_sha256=digest(dataset)) as run:
-        gallery = train_gallery(config, dataset, run, device=device, progress=progress)
-        if config.students:
-            train_students(config, dataset, gallery, run, device=device, progress=progress)
+        stopped: dict[str, str] = {}
+        if config.joint.kind == "together":
+            gallery, stopped = train_together(config, dataset, run, device=device, progress=progress)
+        else:
+            gallery = train_gallery(config, dataset, run, device=device, progress=progress)
+            if config.joint.kind == "tuned" and config.students:
+                gallery = tune_gallery(config, dataset, gallery, run, device=device, progress=progress)
+            if config.students:
+                stopped = train_students(config, dataset, gallery, run, device=device, progress=progress)
     return TrainedRun(
         run=out,
         space_id=gallery.space.id,
         gallery=out / "gallery",
-        students={student.name: out / "students" / student.name for student in config.students},
+        students={s.name: out / "students" / s.name for s in config.students if s.name not in stopped},
+        stopped=stopped,
     )
 
 

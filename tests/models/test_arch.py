@@ -10,7 +10,7 @@ from torch import nn
 
 from hetero.errors import ConfigError
 from hetero.models import blocks, cost
-from hetero.models.arch import ArchSpec, Stage, load_arch, parse_arch, require_same_family
+from hetero.models.arch import ArchSpec, Stage, load_arch, parse_arch, require_fitting
 from hetero.models.network import EmbeddingNetwork, build_network
 
 TINY = ArchSpec(size=16, channels=1, dim=8, stem_width=4, stages=(Stage(width=6), Stage(width=8, depth=2)))
@@ -29,11 +29,22 @@ archs = st.builds(
     size=st.integers(8, 17),
     channels=st.sampled_from([1, 3]),
     dim=st.integers(2, 9),
-    block=st.sampled_from(["residual", "inverted_residual"]),
+    block=st.sampled_from(["residual", "bottleneck", "inverted_residual"]),
     stem_width=st.integers(1, 6),
     stem_stride=st.sampled_from([1, 2]),
     stages=st.lists(stages, min_size=1, max_size=2).map(tuple),
     head=st.sampled_from(["depthwise", "average"]),
+)
+
+
+grouped = archs.map(lambda a: a.model_copy(update={"block": "bottleneck"})).flatmap(
+    lambda a: st.lists(st.sampled_from([None, 1, 2, 3]), min_size=len(a.stages), max_size=len(a.stages)).map(
+        lambda groups: a.model_copy(
+            update={
+                "stages": tuple(s.model_copy(update={"group_width": g}) for s, g in zip(a.stages, groups, strict=True))
+            }
+        )
+    )
 )
 
 
@@ -57,7 +68,7 @@ def counted_by_hooks(arch: ArchSpec) -> tuple[int, int]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(archs)
+@given(archs | grouped)
 def test_cost_equals_counts_by_hooks(arch):
     assert (cost.cost(arch).macs, cost.cost(arch).params) == counted_by_hooks(arch)
 
@@ -110,7 +121,7 @@ def test_width_depth_kernel_expansion_and_attention_may_differ_within_a_family()
             ),
         }
     )
-    require_same_family(other, TINY, name="tiny")
+    require_fitting(other, TINY, name="tiny", matched=True)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +135,42 @@ def test_width_depth_kernel_expansion_and_attention_may_differ_within_a_family()
 )
 def test_another_family_is_refused_naming_the_trait(change, trait):
     with pytest.raises(ConfigError, match=rf"'tiny'.*{trait}"):
-        require_same_family(TINY.model_copy(update=change), TINY, name="tiny")
+        require_fitting(TINY.model_copy(update=change), TINY, name="tiny", matched=True)
+
+
+@pytest.mark.parametrize(("change", "fits"), [({"block": "inverted_residual"}, True), ({"head": "average"}, True),
+                                              ({"dim": 4}, False), ({"channels": 3}, False)])  # fmt: skip
+def test_a_mismatched_family_may_share_a_space_of_its_dimension_and_pictures(change, fits):
+    other = TINY.model_copy(update=change)
+    if fits:
+        require_fitting(other, TINY, name="tiny", matched=False)
+    else:
+        with pytest.raises(ConfigError, match=rf"'tiny' does not fit.*{next(iter(change))}"):
+            require_fitting(other, TINY, name="tiny", matched=False)
+
+
+@pytest.mark.parametrize("matched", [True, False])
+def test_a_student_may_take_smaller_pictures_but_not_larger_ones(matched):
+    require_fitting(TINY.model_copy(update={"size": 12}), TINY, name="tiny", matched=matched)
+    with pytest.raises(ConfigError, match=r"takes larger pictures.*17 pixels; expected at most 16"):
+        require_fitting(TINY.model_copy(update={"size": 17}), TINY, name="tiny", matched=matched)
+
+
+def test_groups_are_for_bottlenecks_and_round_the_hidden_width():
+    stage = Stage(width=10, expansion=1.0, group_width=4)
+    assert ArchSpec(size=8, block="bottleneck", stages=(stage,)).stages[0].hidden(3, "bottleneck") == 8
+    assert Stage(width=2, expansion=0.5, group_width=4).hidden(3, "bottleneck") == 4
+    with pytest.raises(ValueError, match="group_width is for bottleneck blocks, not for residual"):
+        ArchSpec(size=8, stages=(stage,))
+
+
+def test_bottleneck_block_adds_its_input_and_a_depthwise_one_keeps_channels_apart():
+    block = blocks.Bottleneck(4, 4, hidden=6, kernel=3, stride=1, squeeze_excite=False, groups=6).eval()
+    assert block.body[3].weight.shape == (6, 1, 3, 3)
+    with torch.no_grad():
+        block.body[-1].weight.zero_()
+        x = torch.rand(2, 4, 5, 5)
+        assert torch.allclose(block(x), x)
 
 
 def test_build_network_is_a_function_of_the_seed_and_leaves_the_global_state_alone():

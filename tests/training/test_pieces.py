@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 
-from hetero.config import AugmentConfig
 from hetero.errors import CheckpointError, ConfigError
 from hetero.journal import Journal, read_journal
 from hetero.training.augment import POSES, augment, stranger_views, turned_classes
+from hetero.training.config import AugmentConfig
 from hetero.training.device import autocast_dtype, resolve_device
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.schedule import learning_rate
@@ -237,7 +237,9 @@ def test_devices(monkeypatch):
     assert resolve_device("auto").type == "cpu"
     with pytest.raises(ConfigError, match="'cuda' is not available"):
         resolve_device("cuda")
-    assert autocast_dtype(torch.device("cpu"), True) is None
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert autocast_dtype(cpu, "auto") is None
+    assert autocast_dtype(cpu, "bfloat16") is torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert autocast_dtype(torch.device("cuda"), True) is torch.bfloat16
-    assert autocast_dtype(torch.device("cuda"), False) is None
+    assert autocast_dtype(cuda, "auto") is torch.bfloat16
+    assert autocast_dtype(cuda, "float32") is None
