@@ -143,10 +143,14 @@ def train(
                 "space_id": trained.space_id,
                 "gallery": str(trained.gallery),
                 "students": {name: str(path) for name, path in trained.students.items()},
+                "stopped": trained.stopped,
             }
         )
     else:
         stdout().print(f"trained into {trained.run}, space {trained.space_id}; next: hetero compat {trained.run}")
+    if trained.stopped:
+        lines = "; ".join(f"{name}: {reason}" for name, reason in trained.stopped.items())
+        raise CheckFailedError(f"students that diverged were stopped, the others are trained: {lines}")
 
 
 @command

@@ -70,7 +70,8 @@ class DiskStore:
         if self._marks[view] == 0:
             return None
         if self._rows is None:
-            if not self._data.exists():
+            size = self._data.stat().st_size if self._data.exists() else 0
+            if size == 0 or size % (4 * self._views):
                 return None
             self._rows = np.memmap(self._data, np.float32, "r+").reshape(self._views, -1)
         row = np.array(self._rows[view])
