@@ -42,7 +42,7 @@ class PairCounts:
 
 
 def histogram(similarities: np.ndarray) -> np.ndarray:
-    """How many of the similarities, of any shape, are in each bin, ``int64 [bins]``; -inf is no pair and not counted."""
+    """How many of the similarities (any shape) are in each bin, ``int64 [bins]``; -inf is no pair, not counted."""
     counts = np.zeros(_BINS + 1, np.int64)
     flat = similarities.reshape(-1)
     for start in range(0, len(flat), _CHUNK):
