@@ -97,7 +97,6 @@ def _joined(ids: np.ndarray, pairs: TemplatePairs) -> np.ndarray:
         joined = leader.copy()
         for side in (left, right):
             np.minimum.at(joined, side, least)
-            np.minimum.at(joined, leader[side], least)
         if np.array_equal(joined, leader):
             return ids[leader]
         leader = joined

@@ -6,7 +6,8 @@ one still. Source: Crosswhite et al., Template adaptation for face verification 
 media encodings); the evaluation code in common use for IJB-C does the same. That code can also weigh images by a
 detector's score and add the mirrored image; neither belongs to the benchmark, neither is done here.
 
-Sums are taken over multiples of 2⁻²⁶ (hetero/retrieval/vectors.py) and are exact: the order of images changes no bit.
+The frames of a medium are summed as multiples of 2⁻²⁶ (hetero/retrieval/vectors.py), exactly, and the media in the order of
+their numbers: the order of images changes no bit.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def embed_templates(
 def _mean_of_media(vectors: np.ndarray, media: np.ndarray, template: int) -> np.ndarray:
     """Of exact ``vectors [m, d]`` with ``media [m]`` sorted: ``float64 [d]`` of unit length."""
     _, starts, counts = np.unique(media, return_index=True, return_counts=True)
-    means = on_grid(np.add.reduceat(vectors, starts, axis=0) / counts[:, None])
+    means = np.add.reduceat(vectors, starts, axis=0) / counts[:, None]
     mean = means.sum(axis=0) / len(means)
     norm = float(np.sqrt(mean @ mean))
     if norm < _LEAST_NORM:

@@ -57,6 +57,16 @@ def test_six_templates_by_hand():
     assert json.loads(json.dumps(found.to_json()))["points"][0]["true_accept_rate"]["value"] == 0.5
 
 
+def test_a_pair_at_the_threshold_is_accepted():
+    """Impostors one step below 0.5, a genuine pair at exactly 0.5: the threshold is 0.5 and takes it in."""
+    first = np.array([0.5, 0.5 - 1 / STEPS])
+    enrolled = np.stack([first, np.sqrt(1 - first**2)], axis=1)
+    pairs = TemplatePairs(np.zeros(21, int), np.array([0] + [1] * 20), np.array([True] + [False] * 20))
+    (point,) = verify(np.array([[1.0, 0.0]]), enrolled, pairs, (0.5,)).points
+    assert point.similarity == 0.5
+    assert (point.true_accept_rate.value, point.false_accept_rate.value) == (1, 0)
+
+
 def naive_tar(probes, enrolled, pairs, far):
     """Sort nothing, bin nothing: try every step around every impostor score as the threshold."""
     scores = [
@@ -134,6 +144,8 @@ def test_what_cannot_be_measured_is_refused():
         RetrievalError, match=r"too few impostor pairs .* rate of 0\.1; got 50 pairs of .*; expected at least 100 "
     ):
         verify(vectors, vectors, pairs, (0.1,))
+    with pytest.raises(RetrievalError, match="got 50 pairs"):
+        require_enough(pairs, (0.1,))
     require_enough(pairs, (0.2,))
     with pytest.raises(RetrievalError, match="a false accept rate lies between 0 and 1"):
         verify(vectors, vectors, pairs, (1.0,))
