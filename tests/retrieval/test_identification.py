@@ -76,6 +76,17 @@ def test_two_galleries_are_searched_apart_and_averaged():
     np.testing.assert_allclose(found.cmc(3), np.mean([one.cmc(3) for one in apart], axis=0))
 
 
+def test_a_candidate_at_the_threshold_counts():
+    """One enrolled template; ten strangers and the mate at exactly 0.5 from it, ten strangers one step below."""
+    first = np.array([0.5] * 11 + [0.5 - 1 / STEPS] * 10)
+    probes = np.stack([first, np.sqrt(1 - first**2)], axis=1)
+    subjects = np.array([A] + [X] * 20)
+    found = identify(probes, subjects, {"all": Enrolled(np.array([[1.0, 0.0]]), np.array([A]))}, fpirs=(0.5,))
+    (point,) = found.open_set
+    assert point.similarities == {"all": 0.5}
+    assert (point.true_positive_rate.value, point.false_positive_rate.value) == (1, 0.5)
+
+
 def naive(probes, subjects, gallery, max_rank, fpir):
     """Closed-set rates at max_rank, TPIR and FPIR, from the definition with loops; ties by counting their orders."""
     rank_chance, mate_score, tops = [], [], []
