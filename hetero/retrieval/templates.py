@@ -6,8 +6,8 @@ one still. Source: Crosswhite et al., Template adaptation for face verification 
 media encodings); the evaluation code in common use for IJB-C does the same. That code can also weigh images by a
 detector's score and add the mirrored image; neither belongs to the benchmark, neither is done here.
 
-The frames of a medium are summed as multiples of 2⁻²⁶ (hetero/retrieval/vectors.py), exactly, and the media in the order of
-their numbers: the order of images changes no bit.
+The frames of a medium are summed as multiples of 2⁻²⁶ (hetero/retrieval/vectors.py), exactly, and the media in the
+order of their numbers: the order of images changes no bit.
 """
 
 from __future__ import annotations
