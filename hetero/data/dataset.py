@@ -30,6 +30,7 @@ class Dataset:
         roles: ``int8 [n]``: ``ROLE_BOTH``, ``ROLE_QUERY`` or ``ROLE_GALLERY``; None means both everywhere.
         groups: ``int64 [n]``: images of one group (a burst, a drawer, a camera) never match each other;
             ``NO_GROUP`` or None means no exclusion.
+        boxes: ``int32 [n, 4]``: x0, y0, x1, y1 of each image's object in its file, pixels; None means whole images.
 
     Raises:
         DataError: shapes that disagree, a label without a class, overlapping splits, an index out of range.
@@ -42,12 +43,13 @@ class Dataset:
     splits: Mapping[str, np.ndarray]
     roles: np.ndarray | None = None
     groups: np.ndarray | None = None
+    boxes: np.ndarray | None = None
     skipped: tuple[str, ...] = field(default=())
     """One line for each picture left out with ``skip_bad``: path and reason."""
 
     def __post_init__(self) -> None:
         _check(self)
-        for array in (self.images, self.labels, self.roles, self.groups):
+        for array in (self.images, self.labels, self.roles, self.groups, self.boxes):
             if isinstance(array, np.ndarray):
                 array.setflags(write=False)
         for indices in self.splits.values():
@@ -139,6 +141,15 @@ def _check(dataset: Dataset) -> None:
                 got=list(array.shape),
                 expected=list(labels.shape),
             )
+    boxes = dataset.boxes
+    if boxes is not None and (
+        boxes.shape != (total, 4) or boxes.dtype != np.int32 or (boxes[:, 2:] <= boxes[:, :2]).any()
+    ):
+        raise DataError(
+            f"dataset {name!r} has boxes that do not fit the images or hold no pixel",
+            got=f"{boxes.dtype} {list(boxes.shape)}",
+            expected=f"int32 [{total}, 4], x0 < x1 and y0 < y1",
+        )
     _check_splits(dataset)
 
 

@@ -81,11 +81,7 @@ def intervals(
         )
     sums, counts = values, np.ones_like(values)
     if clusters is not None:
-        _, inverse = np.unique(clusters, return_inverse=True)
-        sums = np.zeros((int(inverse.max()) + 1, values.shape[1]))
-        counts = np.zeros_like(sums)
-        np.add.at(sums, inverse, values)
-        np.add.at(counts, inverse, 1.0)
+        sums, counts = cluster_sums(values, clusters), cluster_sums(counts, clusters)
     means = np.ascontiguousarray(values.T).mean(axis=1)  # the same bits whatever stands in the other columns
     drawn = resampled_ratios(sums, counts, seed=seed, resamples=resamples)
     return [_percentiles(value, column) for value, column in zip(means, drawn.T, strict=True)]
@@ -123,18 +119,37 @@ def paired_difference(
 def ratio_interval(
     numerators: np.ndarray, denominators: np.ndarray, seed: int = 0, *, resamples: int = RESAMPLES
 ) -> Interval:
-    """Σ numerators / Σ denominators (``[q]`` each, one pair a query) with its interval.
+    """Σ numerators / Σ denominators with its interval, or the mean of several such ratios over the same units.
+
+    Args:
+        numerators, denominators: ``[u]``, one a unit (query or cluster), or ``[u, m]`` for the mean of m ratios.
+        seed, resamples: of the resampling.
 
     Raises:
-        RetrievalError: the denominators sum to 0.
+        RetrievalError: denominators sum to 0.
     """
-    total = float(np.sum(denominators))
-    if total <= 0:
-        raise RetrievalError("a rate over no pairs has no value", got=f"{total:g} pairs", expected="at least one")
-    drawn = resampled_ratios(
-        np.asarray(numerators)[:, None], np.asarray(denominators)[:, None], seed=seed, resamples=resamples
-    )
-    return _percentiles(float(np.sum(numerators)) / total, drawn[:, 0])
+    tops, bottoms = (np.asarray(values, np.float64) for values in (numerators, denominators))
+    tops, bottoms = (values.reshape(len(values), -1) for values in (tops, bottoms))
+    totals = bottoms.sum(axis=0)
+    if (totals <= 0).any():
+        raise RetrievalError(
+            "a rate over no pairs has no value", got=f"{totals.min():g} pairs", expected="at least one"
+        )
+    drawn = resampled_ratios(tops, bottoms, seed=seed, resamples=resamples)
+    return _percentiles(float((tops.sum(axis=0) / totals).mean()), drawn.mean(axis=1))
+
+
+def cluster_sums(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Sums over the rows of each cluster, ``float64 [c, m]``, clusters in ascending order.
+
+    Args:
+        values: ``[q, m]``.
+        clusters: ``int [q]``.
+    """
+    _, inverse = np.unique(clusters, return_inverse=True)
+    sums = np.zeros((int(inverse.max()) + 1, values.shape[1]))
+    np.add.at(sums, inverse, values)
+    return sums
 
 
 def _percentiles(value: float, drawn: np.ndarray) -> Interval:

@@ -63,7 +63,7 @@ class Scores:
 
     def cmc(self, max_rank: int) -> np.ndarray:
         """Cumulative match characteristic: mean R@1 … R@max_rank, ``float64 [max_rank]``."""
-        return np.array([hits.mean() for hits in _hits(self.first, max_rank)])
+        return np.array([chances.mean() for chances in hits(self.first, max_rank)])
 
 
 def score(queries: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> Scores:
@@ -93,9 +93,9 @@ def score(queries: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> Score
         map_at_r[rows] = _average_precision(groups, harmonic, within, relevant)
         lead = np.searchsorted(groups.query, np.arange(len(numbers)))  # groups are sorted by query, best first
         first[rows] = np.stack((groups.ahead[lead], groups.size[lead], groups.right[lead]), axis=1)
-    hits = list(_hits(first, 10))
+    chances = list(hits(first, 10))
     skipped = len(protocol.query_ids) - len(scorable)
-    return Scores(scorable, skipped, hits[0], hits[4], hits[9], ap, map_at_r, _reciprocal_rank(first), first)
+    return Scores(scorable, skipped, chances[0], chances[4], chances[9], ap, map_at_r, _reciprocal_rank(first), first)
 
 
 def similarity_blocks(
@@ -180,8 +180,12 @@ def _average_precision(groups: _Groups, harmonic: np.ndarray, within: np.ndarray
     return average
 
 
-def _hits(first: np.ndarray, max_rank: int) -> Iterator[np.ndarray]:
+def hits(first: np.ndarray, max_rank: int) -> Iterator[np.ndarray]:
     """Yield for k = 1..max_rank the chance of a right answer among the first k, ``float64 [s]``.
+
+    Args:
+        first: ``int64 [s, 3]``, as :attr:`Scores.first`.
+        max_rank: the last k.
 
     Drawing s of m candidates of which p are right misses with chance Π_{i<s} (m − p − i)/(m − i).
     """

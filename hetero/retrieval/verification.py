@@ -6,14 +6,12 @@ impostor pairs of the training classes is accepted (similarity ≥ threshold). W
 never trained on is measured: the true accept rate (share of genuine pairs accepted) and the false accept rate
 there.
 
-All pairs are counted, none is sampled or kept: similarities go into a histogram of bins 2⁻²⁰ wide, finer than
-the difference between two runtimes and exact in float32, so that a phone compares with the same number.
+All pairs are counted, none is sampled or kept (hetero/retrieval/histogram.py). For a list of pairs instead of a
+protocol there is hetero/retrieval/pairs.py.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,13 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hetero.errors import RetrievalError
 from hetero.retrieval.bootstrap import Interval, ratio_interval
+from hetero.retrieval.histogram import PairCounts, histogram, require_pairs, threshold_at
 from hetero.retrieval.metrics import similarity_blocks
 from hetero.retrieval.protocol import Protocol
 
-STEPS = 2**20  # bins per unit of similarity
-_OFFSET = STEPS + STEPS // 256  # bin of similarity 0: norms may exceed 1 a little, so similarities may reach ±1.002
-_BINS = 2 * _OFFSET + 1
-PAIRS_PER_FAR = 10  # impostor pairs that must exist for each 1/FAR: ten accepts expected, so FAR is known to ±60 %
 THRESHOLD_SCHEMA = 1
 
 
@@ -94,25 +89,6 @@ class Threshold(BaseModel):
             ) from error
 
 
-@dataclass(frozen=True)
-class PairCounts:
-    """How many pairs have which similarity.
-
-    Attributes:
-        impostor, genuine: ``int64 [bins]``; :attr:`lower_edges` says which similarities a bin holds.
-        queries: how many queries the pairs come from.
-    """
-
-    impostor: np.ndarray
-    genuine: np.ndarray
-    queries: int
-
-    @property
-    def lower_edges(self) -> np.ndarray:
-        """``float64 [bins]``: bin i holds similarities of at least edge i and below edge i + 1."""
-        return (np.arange(_BINS) - _OFFSET) / STEPS
-
-
 def count_pairs(
     queries: np.ndarray,
     gallery: np.ndarray,
@@ -135,35 +111,12 @@ def count_pairs(
     numbers = np.arange(len(protocol.query_ids))
     if max_queries is not None and max_queries < len(numbers):
         numbers = np.sort(np.random.default_rng(seed).choice(numbers, max_queries, replace=False))
-    total, genuine = np.zeros(_BINS, np.int64), np.zeros(_BINS, np.int64)
+    total, genuine = histogram(np.empty(0)), histogram(np.empty(0))
     for block, similarities in similarity_blocks(queries, gallery, protocol, numbers):
-        bins = _bins(similarities)
-        total += np.bincount(bins.reshape(-1), minlength=_BINS + 1)[1:]
-        rows = [row[protocol.matches(int(number))] for row, number in zip(bins, block, strict=True)]
-        genuine += np.bincount(np.concatenate(rows), minlength=_BINS + 1)[1:]
+        total += histogram(similarities)
+        rows = [row[protocol.matches(int(number))] for row, number in zip(similarities, block, strict=True)]
+        genuine += histogram(np.concatenate(rows))
     return PairCounts(total - genuine, genuine, len(numbers))
-
-
-def _bins(similarities: np.ndarray) -> np.ndarray:
-    """1 + the bin of each similarity, ``int64 [b, n]``; 0 where there is no pair (-inf)."""
-    scaled = np.floor(similarities * STEPS)
-    scaled += _OFFSET + 1
-    np.clip(scaled, 0, _BINS, out=scaled)
-    bins: np.ndarray = scaled.astype(np.int64)
-    return bins
-
-
-def threshold_at(counts: PairCounts, far: float) -> float:
-    """The least multiple of 2⁻²⁰ at which at most the share ``far`` of the impostor pairs is accepted.
-
-    Raises:
-        RetrievalError: ``far`` not between 0 and 1, or fewer than 10/far impostor pairs.
-    """
-    pairs = int(counts.impostor.sum())
-    _require_pairs(pairs, far)
-    accepted = np.cumsum(counts.impostor[::-1])[::-1]  # pairs in bin i or above
-    lowest = int(np.count_nonzero(accepted > math.floor(far * pairs)))
-    return (lowest - _OFFSET) / STEPS
 
 
 def require_enough_pairs(protocol: Protocol, fars: tuple[float, ...]) -> None:
@@ -174,21 +127,7 @@ def require_enough_pairs(protocol: Protocol, fars: tuple[float, ...]) -> None:
     """
     pairs = int((protocol.num_candidates - protocol.num_matches).sum())
     for far in fars:
-        _require_pairs(pairs, far)
-
-
-def _require_pairs(pairs: int, far: float) -> None:
-    if not 0.0 < far < 1.0:
-        raise RetrievalError("a false accept rate lies between 0 and 1", got=far, fix="for example 0.001")
-    needed = math.ceil(PAIRS_PER_FAR / far)
-    if pairs < needed:
-        raise RetrievalError(
-            f"too few impostor pairs to set a threshold at a false accept rate of {far:g}",
-            got=f"{pairs} pairs of different classes",
-            expected=f"at least {needed} (10 / FAR)",
-            fix="use more images, or state a higher rate in evaluation.false_accept_rates: "
-            f"{PAIRS_PER_FAR / max(pairs, 1):.2g} or more",
-        )
+        require_pairs(pairs, far)
 
 
 def calibrate(

@@ -41,8 +41,9 @@ def test_missing_split_lists_the_others() -> None:
 
 
 def test_dataset_is_immutable() -> None:
-    toy = dataset(roles=np.zeros(6, np.int8), groups=np.zeros(6, np.int64))
-    for array in (toy.images, toy.labels, toy.roles, toy.groups, toy.splits["train"]):
+    boxes = np.array([[0, 0, 2, 2]] * 6, np.int32)
+    toy = dataset(roles=np.zeros(6, np.int8), groups=np.zeros(6, np.int64), boxes=boxes)
+    for array in (toy.images, toy.labels, toy.roles, toy.groups, toy.boxes, toy.splits["train"]):
         assert isinstance(array, np.ndarray)
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
@@ -64,6 +65,9 @@ def test_dataset_is_immutable() -> None:
         ({"labels": np.array([0, 0, 1, 1, 2, 3])}, r"labels 0\.\.3; expected 0\.\.2"),
         ({"labels": np.array([0, 0, 1, 1, 2, -1])}, r"labels -1\.\.2"),
         ({"roles": np.zeros(5, np.int8)}, "roles do not fit"),
+        ({"boxes": np.array([[0, 0, 2, 2]] * 5, np.int32)}, r"got int32 \[5, 4\]; expected int32 \[6, 4\]"),
+        ({"boxes": np.array([[0, 0, 2, 2]] * 6)}, r"boxes that do not fit the images or hold no pixel; got int64"),
+        ({"boxes": np.array([[0, 2, 2, 2]] * 6, np.int32)}, r"x0 < x1 and y0 < y1"),
         ({"groups": np.zeros(7, np.int64)}, "groups do not fit"),
         ({"splits": {"test": np.array([], np.int64)}}, "'test' .* is empty"),
         ({"splits": {"test": np.array([4, 6])}}, r"'test' .* outside .* got 4\.\.6; expected 0\.\.5"),

@@ -8,6 +8,7 @@ import pytest
 from hetero.errors import RetrievalError
 from hetero.retrieval.bootstrap import (
     Interval,
+    cluster_sums,
     interval,
     intervals,
     paired_difference,
@@ -86,6 +87,30 @@ def test_ratio_interval_is_of_the_sums():
     assert 0.0 <= low < value < high <= 1.0
     # units without pairs may fill a resample: it has no rate and is left out
     assert ratio_interval(np.array([1, 0]), np.array([1, 0]), 0) == (1.0, 1.0, 1.0)
+
+
+def test_the_mean_of_several_ratios_resamples_their_units_together():
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(1, 5, (30, 2))
+    accepted = rng.binomial(pairs, [0.3, 0.8])
+    value, low, high = ratio_interval(accepted, pairs, 7)
+    assert value == pytest.approx(np.mean([accepted[:, i].sum() / pairs[:, i].sum() for i in (0, 1)]))
+    means = []
+    for _ in range(4000):
+        drawn = rng.integers(0, 30, 30)
+        means.append(np.mean([accepted[drawn, i].sum() / pairs[drawn, i].sum() for i in (0, 1)]))
+    assert (low, high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.01)
+    # what one ratio gains the other loses: drawn apart, their mean would have an interval
+    ones = np.ones((30, 2))
+    opposed = np.stack((np.arange(30) % 2, 1 - np.arange(30) % 2), axis=1)
+    assert ratio_interval(opposed, ones, 7) == (0.5, 0.5, 0.5)
+    with pytest.raises(RetrievalError, match="a rate over no pairs has no value"):
+        ratio_interval(opposed, ones * [1, 0])
+
+
+def test_cluster_sums_add_the_rows_of_each_cluster():
+    sums = cluster_sums(np.array([[1.0, 2], [3, 4], [5, 6]]), np.array([9, -1, 9]))
+    assert sums.tolist() == [[3, 4], [6, 8]]
 
 
 def test_interval_to_json():

@@ -9,16 +9,9 @@ import numpy as np
 import pytest
 
 from hetero.errors import RetrievalError
+from hetero.retrieval.histogram import STEPS, PairCounts, threshold_at
 from hetero.retrieval.protocol import leave_one_out, query_gallery
-from hetero.retrieval.verification import (
-    STEPS,
-    PairCounts,
-    Threshold,
-    accept_rates,
-    calibrate,
-    count_pairs,
-    threshold_at,
-)
+from hetero.retrieval.verification import Threshold, accept_rates, calibrate, count_pairs
 
 
 def unit(rng, *shape):
