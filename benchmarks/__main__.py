@@ -12,7 +12,15 @@ from rich.table import Table
 
 from hetero import atomic
 
-BENCHMARKS = ("bench_preprocess", "bench_search", "bench_training", "bench_export", "bench_device", "bench_demo")
+BENCHMARKS = (
+    "bench_preprocess",
+    "bench_search",
+    "bench_losses",
+    "bench_training",
+    "bench_export",
+    "bench_device",
+    "bench_demo",
+)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
 
 def boundary_loss(
@@ -24,8 +24,7 @@ def boundary_loss(
 
     Source: Meng et al., Learning compatible embeddings, ICCV 2021, boundary loss, in cosines.
     """
-    cosines = (normalize(query) * normalize(centres.detach())[labels]).sum(1)
-    return (boundaries[labels] - cosines).relu().mean()
+    return (boundaries[labels] - cosine_similarity(query, centres.detach()[labels])).relu().mean()
 
 
 def centre_alignment_loss(

@@ -31,23 +31,15 @@ def relational_loss(
 
 
 def _distances(unit: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
-    distances = (2 - 2 * unit @ unit.T).clamp(min=_EPSILON).sqrt() * _others(unit)
+    others = 1 - torch.eye(
+        len(unit), dtype=unit.dtype, device=unit.device
+    )  # a picture and itself: 0 after rounding, too
+    distances = (2 - 2 * unit @ unit.T).clamp(min=_EPSILON).sqrt() * others
     return distances / (distances.sum() / max(1, len(unit) * (len(unit) - 1)))
 
 
 def _angles(unit: Float[Tensor, "b d"]) -> Float[Tensor, "b b b"]:
-    """Cosine of the angle at i between the directions to j and to k, from the Gram matrix alone.
-
-    ``⟨x_j − x_i, x_k − x_i⟩ = g_jk − g_ij − g_ik + g_ii``: b² products of d numbers instead of b³.
-    """
-    gram = unit @ unit.T
-    products = gram[None] - gram[:, :, None] - gram[:, None, :] + gram.diag()[:, None, None]
-    squares = products.diagonal(dim1=1, dim2=2)
-    # There is no direction from a picture to itself: 0, where rounding would leave a ratio of two residues.
-    inverse = squares.clamp(min=_EPSILON).rsqrt() * _others(unit)
-    return products * inverse[:, :, None] * inverse[:, None, :]
-
-
-def _others(unit: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
-    """0 for a picture and itself, 1 elsewhere."""
-    return 1 - torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    """Cosine of the angle at i between the directions to j and to k; 0 where there is no direction."""
+    directions = unit[None] - unit[:, None]
+    directions = directions * directions.square().sum(2, keepdim=True).clamp(min=_EPSILON).rsqrt()
+    return torch.bmm(directions, directions.transpose(1, 2))
