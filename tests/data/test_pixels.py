@@ -96,7 +96,7 @@ def test_find_unreadable_gives_path_and_reason(some_bad: list[Path]) -> None:
 
 
 def test_reason_without_a_path_gets_one(monkeypatch: pytest.MonkeyPatch, some_bad: list[Path]) -> None:
-    def refuse(*_: object) -> np.ndarray:
+    def refuse(*_: object, **__: object) -> np.ndarray:
         raise ImageError("too dark")
 
     monkeypatch.setattr(pixels_module, "load_image", refuse)
@@ -106,7 +106,7 @@ def test_reason_without_a_path_gets_one(monkeypatch: pytest.MonkeyPatch, some_ba
 def test_after_an_error_no_thread_and_no_work_is_left(monkeypatch: pytest.MonkeyPatch, some_bad: list[Path]) -> None:
     calls: list[int] = []
 
-    def count(path: Path, spec: PreprocessSpec) -> np.ndarray:
+    def count(path: Path, spec: PreprocessSpec, **_: object) -> np.ndarray:
         calls.append(1)
         return load_image(path, spec)
 
