@@ -67,7 +67,7 @@ def _require_annotations(images: Path, annotations: Path, annotated: set[str]) -
 
 def _garments(file: Path, images: Path, folder: str, split: str, distractors: bool) -> Iterator[Picture]:
     content = _read(file)
-    source = _value(file, content, "source", "user or shop", lambda value: value in _ROLES)
+    source = _value(file, content, "source", "user or shop", lambda value: value in list(_ROLES))
     pair = _value(file, content, "pair_id", "a whole number", _whole)
     for name in sorted(key for key in content if key.startswith("item")):
         item = _value(file, content, name, "an object", lambda value: isinstance(value, dict))
@@ -118,7 +118,7 @@ def _is_box(value: object) -> bool:
     return all(isinstance(edge, (int, float)) and abs(edge) < 2**30 for edge in value)
 
 
-def _edges(box: list[float]) -> tuple[int, int, int, int]:
+def _edges(box: list[int | float]) -> tuple[int, int, int, int]:
     """The whole pixels that a box touches: left, top, right, bottom; it may be empty."""
     left, top, right, bottom = box
     return max(math.floor(left), 0), max(math.floor(top), 0), math.ceil(right), math.ceil(bottom)
