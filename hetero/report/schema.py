@@ -6,6 +6,7 @@ import base64
 import binascii
 import math
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
@@ -24,6 +25,7 @@ _STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_
 Cell = Literal["paragon", "heterogeneous", "homogeneous", "reverse"]
 Share = Annotated[float, Field(ge=-_TOLERANCE, le=1 + _TOLERANCE)]
 Count = Annotated[int, Field(ge=0, le=2**53)]  # beyond that, readers with only doubles lose digits
+Rank = Annotated[int, Field(ge=1, le=1_000_000)]
 PositiveCount = Annotated[int, Field(gt=0, le=2**53)]
 Similarity = Annotated[float, Field(ge=-1.001, le=1.001)]  # float32 dot products of unit vectors overshoot a little
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -76,11 +78,19 @@ class Metrics(BaseModel):
     map_at_r: Interval
     map: Interval | None = None
     mrr: Interval | None = None
+    recalls: dict[Rank, Interval] = {}
 
     @model_validator(mode="after")
     def _monotone(self) -> Metrics:
         if self.r_at_1.value > self.r_at_5.value + _TOLERANCE:
             raise ValueError(f"r_at_1 ({self.r_at_1.value}) is above r_at_5 ({self.r_at_5.value})")
+        for rank, known in ((1, self.r_at_1), (5, self.r_at_5)):
+            if rank in self.recalls and abs(self.recalls[rank].value - known.value) > _TOLERANCE:
+                raise ValueError(f"recalls at {rank} ({self.recalls[rank].value}) is not r_at_{rank} ({known.value})")
+        at_rank = {1: self.r_at_1, 5: self.r_at_5, **self.recalls}
+        values = [at_rank[rank].value for rank in sorted(at_rank)]
+        if any(low > high + _TOLERANCE for low, high in pairwise(values)):
+            raise ValueError(f"R@k falls with the rank: {values} at {sorted(at_rank)}")
         return self
 
 
@@ -172,6 +182,7 @@ class DataDescription(BaseModel):
     model_config = _STRICT
     name: str
     split: str
+    preset: str | None = None
     images: PositiveCount
     classes: PositiveCount
     queries: PositiveCount
@@ -336,6 +347,10 @@ class Report(BaseModel):
             raise ValueError(f"two students have the same name ({', '.join(sorted(names))})")
         for student in self.students:
             _require_same_gallery_model(first, student)
+            for cell in CELLS:
+                ranks = sorted(getattr(student.cells, cell).recalls)
+                if ranks != list(self.recall_ranks):
+                    raise ValueError(f"recalls of {student.name!r}, {cell}, are at {ranks}, not {self.recall_ranks}")
         for key, parts in (
             ("thresholds", self.thresholds),
             ("histograms", self.histograms),
@@ -345,6 +360,11 @@ class Report(BaseModel):
                 if part.student not in names:
                     raise ValueError(f"{key} name the student {part.student!r}; the students are {', '.join(names)}")
         return self
+
+    @property
+    def recall_ranks(self) -> tuple[int, ...]:
+        """The ranks k at which every cell has R@k, increasing; none without a preset."""
+        return tuple(sorted(self.cells.paragon.recalls))
 
 
 def first_compatible(students: Iterable[Student]) -> Student:

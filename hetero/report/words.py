@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hetero.report.schema import (
     METRICS,
     RULE_METRICS,
     Interval,
+    Metrics,
     Report,
     RuleResult,
     Student,
@@ -83,6 +86,20 @@ def verdict(student: Student) -> str:
         for metric, result in told.items()
     ]
     return "Compatibility rule: " + ", ".join(parts) + "."
+
+
+def recall_title(report: Report) -> str:
+    """What stands above the table of R@k."""
+    preset = report.run.dataset.preset
+    return "R@k" if preset is None else f"R@k of the evaluation preset {preset}"
+
+
+def recall_rows(report: Report) -> Iterator[tuple[str, Metrics]]:
+    """Rows of the table of R@k: the gallery model's search, then those that each student takes part in."""
+    yield "gallery model: paragon", report.cells.paragon
+    for student in report.students:
+        for cell in ("heterogeneous", "homogeneous", "reverse"):
+            yield f"{student.name}: {cell}", getattr(student.cells, cell)
 
 
 def summary(report: Report) -> str:

@@ -78,6 +78,25 @@ def _set(path: str, value: object) -> Callable[[Document], None]:
         ("students.1.cells.reverse.r_at_5.value", None, "valid number"),
         ("students.1.cells.reverse.r_at_5", {"value": 0.5, "low": 0.4, "high": 0.6}, "is above r_at_5"),
         ("students.1.cells.reverse.r_at_9", {"value": 0.5, "low": 0.4, "high": 0.6}, "Extra inputs"),
+        (
+            "students.1.cells.reverse.recalls",
+            {"0": {"value": 0.5, "low": 0.4, "high": 0.6}},
+            "greater than or equal to 1",
+        ),
+        ("students.1.cells.reverse.recalls", {"ten": {"value": 0.5, "low": 0.4, "high": 0.6}}, "valid integer"),
+        ("students.1.cells.reverse.recalls", {"1": {"value": 0.5, "low": 0.4, "high": 0.6}}, "is not r_at_1"),
+        ("students.1.cells.reverse.recalls", {"5": {"value": 0.5, "low": 0.4, "high": 0.6}}, "is not r_at_5"),
+        ("students.1.cells.reverse.recalls", {"20": {"value": 0.99, "low": 0.9, "high": 1.0}}, "at [20], not ()"),
+        (
+            "students.1.cells.reverse.recalls",
+            {"100": {"value": 0.97, "low": 0.9, "high": 1.0}, "20": {"value": 0.98, "low": 0.9, "high": 1.0}},
+            "0.98, 0.97] at [1, 5, 20, 100]",
+        ),
+        (
+            "students.1.cells.reverse.recalls",
+            {"20": {"value": 0.9, "low": 0.9, "high": 0.9}},
+            "R@k falls with the rank",
+        ),
         ("students.1.rule.map_at_r.satisfied", False, "satisfied means low > 0"),
         ("students.2.rule.r_at_1.satisfied", True, "satisfied means low > 0"),
         ("students.1.rule.map_at_r.high", 0.01, "does not hold its value"),
@@ -177,3 +196,21 @@ def test_the_specification_names_every_key_of_the_model() -> None:
 def test_the_json_schema_requires_what_the_specification_calls_present() -> None:
     required = set(json_schema()["required"])
     assert required == {"space_id", "run", "students", "cells", "rule", "macs"}
+
+
+def test_recalls_survive_json_by_rank(with_recalls: Report) -> None:
+    assert with_recalls.recall_ranks == (1, 10, 100, 1000)
+    text = with_recalls.model_dump_json(by_alias=True)
+    assert list(json.loads(text)["students"][0]["cells"]["reverse"]["recalls"]) == ["1", "10", "100", "1000"]
+    assert Report.model_validate_json(text) == with_recalls
+
+
+def test_a_report_without_preset_has_no_recalls(report: Report) -> None:
+    assert report.recall_ranks == ()
+    assert report.run.dataset.preset is None
+
+
+def test_every_cell_has_the_same_ranks(with_recalls: Report) -> None:
+    document = changed(with_recalls, lambda d: d["students"][2]["cells"]["homogeneous"]["recalls"].pop("100"))
+    with pytest.raises(ValidationError, match=r"recalls of 'tiny-100x', homogeneous, are at \[1, 10, 1000\]"):
+        Report.model_validate(document)
