@@ -75,7 +75,7 @@ def _garments(file: Path, images: Path, folder: str, split: str, distractors: bo
         style = _value(listed, item, "style", "a whole number from 0", lambda value: _whole(value) and value >= 0)
         category = _value(listed, item, "category_id", "a whole number 1..13", lambda v: _whole(v) and 1 <= v <= 13)
         box = _value(listed, item, "bounding_box", "[x1, y1, x2, y2]", _is_box)
-        # pair ids count from 1 in each folder: pair 1 of train is not pair 1 of validation
+        # nothing says that pair ids differ between the folders: pair 1 of train is not pair 1 of validation
         key, class_name = (folder, pair, style, category), f"{folder} pair {pair} style {style} category {category}"
         if style == 0:
             if not (distractors and split == "test" and source == "shop"):
