@@ -122,12 +122,12 @@ def render_terminal(report: Report) -> Any:
         baseline = getattr(report.baselines, label)
         if baseline is not None:
             add(label.replace("_", " "), baseline)
-    ranks = report.recall_ranks
+    ranks = report.students[0].recall_ranks
     recalls = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("", *(f"R@{rank}" for rank in ranks)):
         recalls.add_column(name, overflow="fold")
-    for label, metrics in words.recall_rows(report):
-        recalls.add_row(Text(label), *(Text(words.interval(metrics.recalls[rank])) for rank in ranks))
+    for label, found in words.recall_rows(report):
+        recalls.add_row(Text(label), *(Text(words.interval(found[rank])) for rank in ranks))
     costs = [
         f"{student.name}: {words.count(student.macs.query)} MACs, {words.ratio(student.macs.ratio)} fewer; "
         f"{words.count(student.params.query)} parameters, {words.ratio(student.params.ratio)} fewer. "

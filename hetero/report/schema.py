@@ -78,19 +78,11 @@ class Metrics(BaseModel):
     map_at_r: Interval
     map: Interval | None = None
     mrr: Interval | None = None
-    recalls: dict[Rank, Interval] = {}
 
     @model_validator(mode="after")
     def _monotone(self) -> Metrics:
         if self.r_at_1.value > self.r_at_5.value + _TOLERANCE:
             raise ValueError(f"r_at_1 ({self.r_at_1.value}) is above r_at_5 ({self.r_at_5.value})")
-        for rank, known in ((1, self.r_at_1), (5, self.r_at_5)):
-            if rank in self.recalls and abs(self.recalls[rank].value - known.value) > _TOLERANCE:
-                raise ValueError(f"recalls at {rank} ({self.recalls[rank].value}) is not r_at_{rank} ({known.value})")
-        at_rank = {1: self.r_at_1, 5: self.r_at_5, **self.recalls}
-        values = [at_rank[rank].value for rank in sorted(at_rank)]
-        if any(low > high + _TOLERANCE for low, high in pairwise(values)):
-            raise ValueError(f"R@k falls with the rank: {values} at {sorted(at_rank)}")
         return self
 
 
@@ -162,6 +154,29 @@ class Student(BaseModel):
     rule: Rule
     macs: Cost
     params: Cost
+    recalls: dict[Cell, dict[Rank, Interval]] = {}
+
+    @model_validator(mode="after")
+    def _recalls_of_cells(self) -> Student:
+        if self.recalls and set(self.recalls) != set(CELLS):
+            raise ValueError(f"recalls are of the cells {sorted(self.recalls)}, not of all of {', '.join(CELLS)}")
+        for cell, found in self.recalls.items():
+            metrics: Metrics = getattr(self.cells, cell)
+            if sorted(found) != list(self.recall_ranks):
+                raise ValueError(f"recalls of {cell} are at {sorted(found)}, others at {list(self.recall_ranks)}")
+            for rank, known in ((1, metrics.r_at_1), (5, metrics.r_at_5)):
+                if rank in found and abs(found[rank].value - known.value) > _TOLERANCE:
+                    raise ValueError(f"recalls of {cell} at {rank}: {found[rank].value}, but r_at_{rank} {known.value}")
+            at_rank = {1: metrics.r_at_1, 5: metrics.r_at_5, **found}
+            values = [at_rank[rank].value for rank in sorted(at_rank)]
+            if any(low > high + _TOLERANCE for low, high in pairwise(values)):
+                raise ValueError(f"R@k of {cell} falls with the rank: {values} at {sorted(at_rank)}")
+        return self
+
+    @property
+    def recall_ranks(self) -> tuple[int, ...]:
+        """The ranks k at which every cell has R@k, increasing; none without a preset."""
+        return tuple(sorted(self.recalls.get("paragon", ())))
 
     @model_validator(mode="after")
     def _rule_from_cells(self) -> Student:
@@ -347,10 +362,6 @@ class Report(BaseModel):
             raise ValueError(f"two students have the same name ({', '.join(sorted(names))})")
         for student in self.students:
             _require_same_gallery_model(first, student)
-            for cell in CELLS:
-                ranks = sorted(getattr(student.cells, cell).recalls)
-                if ranks != list(self.recall_ranks):
-                    raise ValueError(f"recalls of {student.name!r}, {cell}, are at {ranks}, not {self.recall_ranks}")
         for key, parts in (
             ("thresholds", self.thresholds),
             ("histograms", self.histograms),
@@ -360,11 +371,6 @@ class Report(BaseModel):
                 if part.student not in names:
                     raise ValueError(f"{key} name the student {part.student!r}; the students are {', '.join(names)}")
         return self
-
-    @property
-    def recall_ranks(self) -> tuple[int, ...]:
-        """The ranks k at which every cell has R@k, increasing; none without a preset."""
-        return tuple(sorted(self.cells.paragon.recalls))
 
 
 def first_compatible(students: Iterable[Student]) -> Student:
@@ -388,6 +394,8 @@ def _require_inside(value: float, low: float, high: float) -> None:
 def _require_same_gallery_model(first: Student, other: Student) -> None:
     if (first.macs.gallery, first.params.gallery) != (other.macs.gallery, other.params.gallery):
         raise ValueError(f"students {first.name!r} and {other.name!r} name gallery models of different cost")
+    if first.recalls.get("paragon") != other.recalls.get("paragon"):
+        raise ValueError(f"students {first.name!r} and {other.name!r} disagree on the paragon's recalls")
     for metric in METRICS:
         one, two = getattr(first.cells.paragon, metric), getattr(other.cells.paragon, metric)
         if one is not None and two is not None and abs(one.value - two.value) > _TOLERANCE:

@@ -8,7 +8,6 @@ from hetero.report.schema import (
     METRICS,
     RULE_METRICS,
     Interval,
-    Metrics,
     Report,
     RuleResult,
     Student,
@@ -94,12 +93,16 @@ def recall_title(report: Report) -> str:
     return "R@k" if preset is None else f"R@k of the evaluation preset {preset}"
 
 
-def recall_rows(report: Report) -> Iterator[tuple[str, Metrics]]:
-    """Rows of the table of R@k: the gallery model's search, then those that each student takes part in."""
-    yield "gallery model: paragon", report.cells.paragon
-    for student in report.students:
+def recall_rows(report: Report) -> Iterator[tuple[str, dict[int, Interval]]]:
+    """Rows of the table of R@k, by rank: the gallery model's search, then those that each student takes part in.
+
+    None without a preset.
+    """
+    for number, student in enumerate(student for student in report.students if student.recalls):
+        if number == 0:
+            yield "gallery model: paragon", student.recalls["paragon"]
         for cell in ("heterogeneous", "homogeneous", "reverse"):
-            yield f"{student.name}: {cell}", getattr(student.cells, cell)
+            yield f"{student.name}: {cell}", student.recalls[cell]
 
 
 def summary(report: Report) -> str:

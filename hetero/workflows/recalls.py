@@ -13,8 +13,9 @@ def with_recalls(student: schema.Student, scored: CompatReport, evaluation: Eval
     if evaluation.preset is None:
         return student
     ranks = find_preset(evaluation.preset).ranks
-    content = student.model_dump()
-    for cell, scores in scored.scores.items():
-        measured = recalls(scores, ranks, seed=scored.seed, resamples=scored.resamples)
-        content["cells"][cell]["recalls"] = {rank: interval.to_json() for rank, interval in measured.items()}
-    return schema.Student.model_validate(content)
+    measured = {
+        cell: recalls(scores, ranks, seed=scored.seed, resamples=scored.resamples)
+        for cell, scores in scored.scores.items()
+    }
+    content = {cell: {k: interval.to_json() for k, interval in found.items()} for cell, found in measured.items()}
+    return schema.Student.model_validate({**student.model_dump(), "recalls": content})

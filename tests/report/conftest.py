@@ -227,10 +227,11 @@ def with_recalls(report: Report) -> Report:
     """The same, measured by the preset ``sop``: R@10, R@100 and R@1000 in every cell, too, each another number."""
     document = report.model_dump(mode="json", by_alias=True)
     document["run"]["dataset"]["preset"] = "sop"
-    cells = [document["cells"], *(one["cells"] for one in document["students"])]
-    for cell in (cell for group in cells for cell in group.values()):
-        start = cell["r_at_1"]
-        missed = 1 - cell["r_at_5"]["value"]
-        more = {str(k): interval(1 - missed * share) for k, share in ((10, 0.8), (100, 0.5), (1000, 0.2))}
-        cell["recalls"] = {"1": start} | {k: one.model_dump() for k, one in more.items()}
+    for student in document["students"]:
+        student["recalls"] = {}
+        for cell, metrics in student["cells"].items():
+            missed = 1 - metrics["r_at_5"]["value"]
+            more = {str(k): interval(1 - missed * share) for k, share in ((10, 0.8), (100, 0.5), (1000, 0.2))}
+            one = {"1": metrics["r_at_1"]}
+            student["recalls"][cell] = one | {k: found.model_dump() for k, found in more.items()}
     return Report.model_validate(document)

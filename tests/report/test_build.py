@@ -297,12 +297,12 @@ def test_every_view_shows_the_recalls_of_a_preset(with_recalls: Report) -> None:
     assert "| | R@1 | R@10 | R@100 | R@1000 |" in markdown
     for title in (html, terminal, markdown):
         assert "R@k of the evaluation preset sop" in title
-    rows = [("gallery model: paragon", with_recalls.cells.paragon)]
+    rows = [("gallery model: paragon", with_recalls.students[0].recalls["paragon"])]
     for student in with_recalls.students:
         for cell in ("heterogeneous", "homogeneous", "reverse"):
-            rows.append((f"{student.name}: {cell}", getattr(student.cells, cell)))
-    for label, metrics in rows:
-        scores = [metrics.recalls[rank] for rank in (1, 10, 100, 1000)]
+            rows.append((f"{student.name}: {cell}", student.recalls[cell]))
+    for label, found in rows:
+        scores = [found[rank] for rank in (1, 10, 100, 1000)]
         line = " ".join([label, *(words.interval(score) for score in scores)])
         assert line.replace(" ", "") in page
         assert line in terminal

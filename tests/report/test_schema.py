@@ -78,25 +78,6 @@ def _set(path: str, value: object) -> Callable[[Document], None]:
         ("students.1.cells.reverse.r_at_5.value", None, "valid number"),
         ("students.1.cells.reverse.r_at_5", {"value": 0.5, "low": 0.4, "high": 0.6}, "is above r_at_5"),
         ("students.1.cells.reverse.r_at_9", {"value": 0.5, "low": 0.4, "high": 0.6}, "Extra inputs"),
-        (
-            "students.1.cells.reverse.recalls",
-            {"0": {"value": 0.5, "low": 0.4, "high": 0.6}},
-            "greater than or equal to 1",
-        ),
-        ("students.1.cells.reverse.recalls", {"ten": {"value": 0.5, "low": 0.4, "high": 0.6}}, "valid integer"),
-        ("students.1.cells.reverse.recalls", {"1": {"value": 0.5, "low": 0.4, "high": 0.6}}, "is not r_at_1"),
-        ("students.1.cells.reverse.recalls", {"5": {"value": 0.5, "low": 0.4, "high": 0.6}}, "is not r_at_5"),
-        ("students.1.cells.reverse.recalls", {"20": {"value": 0.99, "low": 0.9, "high": 1.0}}, "at [20], not ()"),
-        (
-            "students.1.cells.reverse.recalls",
-            {"100": {"value": 0.97, "low": 0.9, "high": 1.0}, "20": {"value": 0.98, "low": 0.9, "high": 1.0}},
-            "0.98, 0.97] at [1, 5, 20, 100]",
-        ),
-        (
-            "students.1.cells.reverse.recalls",
-            {"20": {"value": 0.9, "low": 0.9, "high": 0.9}},
-            "R@k falls with the rank",
-        ),
         ("students.1.rule.map_at_r.satisfied", False, "satisfied means low > 0"),
         ("students.2.rule.r_at_1.satisfied", True, "satisfied means low > 0"),
         ("students.1.rule.map_at_r.high", 0.01, "does not hold its value"),
@@ -199,18 +180,40 @@ def test_the_json_schema_requires_what_the_specification_calls_present() -> None
 
 
 def test_recalls_survive_json_by_rank(with_recalls: Report) -> None:
-    assert with_recalls.recall_ranks == (1, 10, 100, 1000)
+    assert with_recalls.students[0].recall_ranks == (1, 10, 100, 1000)
     text = with_recalls.model_dump_json(by_alias=True)
-    assert list(json.loads(text)["students"][0]["cells"]["reverse"]["recalls"]) == ["1", "10", "100", "1000"]
+    assert list(json.loads(text)["students"][0]["recalls"]["reverse"]) == ["1", "10", "100", "1000"]
     assert Report.model_validate_json(text) == with_recalls
 
 
 def test_a_report_without_preset_has_no_recalls(report: Report) -> None:
-    assert report.recall_ranks == ()
+    assert report.students[0].recall_ranks == ()
     assert report.run.dataset.preset is None
 
 
-def test_every_cell_has_the_same_ranks(with_recalls: Report) -> None:
-    document = changed(with_recalls, lambda d: d["students"][2]["cells"]["homogeneous"]["recalls"].pop("100"))
-    with pytest.raises(ValidationError, match=r"recalls of 'tiny-100x', homogeneous, are at \[1, 10, 1000\]"):
-        Report.model_validate(document)
+@pytest.mark.parametrize(
+    ("cell", "found", "message"),
+    [
+        ("reverse", {"0": 0.5}, "greater than or equal to 1"),
+        ("reverse", {"ten": 0.5}, "valid integer"),
+        ("upward", {"1": 0.5}, "Input should be 'paragon'"),
+        ("homogeneous", {"1": 0.8402, "10": 0.96, "1000": 0.99}, "recalls of homogeneous are at [1, 10, 1000], others"),
+        ("homogeneous", {"1": 0.84, "10": 0.96, "100": 0.97, "1000": 0.99}, "at 1: 0.84, but r_at_1 0.8402"),
+        ("homogeneous", {"1": 0.8402, "10": 0.98, "100": 0.97, "1000": 0.99}, "0.98, 0.97, 0.99] at [1, 5, 10, 100"),
+        ("homogeneous", {"1": 0.8402, "10": 0.9, "100": 0.97, "1000": 0.99}, "R@k of homogeneous falls with the rank"),
+        ("paragon", {"1": 0.8871, "10": 0.98, "100": 0.985, "1000": 0.99}, "disagree on the paragon's recalls"),
+    ],
+)
+def test_recalls_that_contradict_the_cells_are_refused(
+    with_recalls: Report, cell: str, found: dict[str, float], message: str
+) -> None:
+    exact = {rank: {"value": value, "low": value, "high": value} for rank, value in found.items()}
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        Report.model_validate(changed(with_recalls, lambda d: d["students"][0]["recalls"].update({cell: exact})))
+
+
+def test_recalls_are_of_all_cells_and_all_students_or_none(with_recalls: Report) -> None:
+    with pytest.raises(ValidationError, match="not of all of paragon, heterogeneous, homogeneous, reverse"):
+        Report.model_validate(changed(with_recalls, lambda d: d["students"][0]["recalls"].pop("reverse")))
+    with pytest.raises(ValidationError, match="disagree on the paragon's recalls"):
+        Report.model_validate(changed(with_recalls, lambda d: d["students"][0].pop("recalls")))
