@@ -127,7 +127,7 @@ def _decoupled(query: Tensor) -> Tensor:
 
 
 def _centroid(query: Tensor) -> Tensor:
-    _, row, count = LABELS.unique(return_inverse=True, return_counts=True)
+    _, row, count = torch.unique(LABELS, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(count), DIM).index_add(0, row, F.normalize(query) - F.normalize(GALLERY))
     return 0.5 * (sums / count[:, None]).square().sum(1).mean()
 

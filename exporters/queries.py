@@ -22,7 +22,7 @@ def dataset_embedder(path: Path, *, threads: int) -> Callable[[Dataset, np.ndarr
     bundle = open_bundle(path)
 
     def embed(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
-        if not dataset.in_memory:
+        if dataset.plain_files:
             return embed_files(bundle, [dataset.images[i] for i in indices], threads=threads)[0]
         from hetero.data.pixels import read_pixels
 

@@ -20,6 +20,7 @@ from hetero.models.arch import ArchSpec, require_fitting
 from hetero.models.cost import cost
 from hetero.preprocess import PreprocessSpec
 from hetero.record import validation_lines
+from hetero.retrieval.presets import find_preset
 from hetero.training.config import (
     FrozenConfig,
     GalleryTrainConfig,
@@ -122,16 +123,33 @@ class EvaluationConfig(_Record):
     """What ``hetero compat`` measures.
 
     Attributes:
+        preset: the evaluation of a published data set, see :mod:`hetero.retrieval.presets`: sets the split, and R@k at
+            the ranks of its paper is measured, too.
         split: whose classes. exclude_groups: whether images of one group never match each other.
         false_accept_rates: rates per (query, gallery) impostor pair at which thresholds are set on ``train``.
         resamples: of the bootstrap.
     """
 
+    preset: str | None = None
     split: str = "test"
     exclude_groups: bool = True
     false_accept_rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (1e-3,)
     resamples: int = Field(default=2000, ge=100)
     expect: ExpectConfig = ExpectConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_of_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("preset"), str):
+            return values
+        try:
+            preset = find_preset(values["preset"])
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        values = {"split": preset.split, **values}
+        if values["split"] != preset.split:
+            raise ValueError(f"preset {preset.name} searches the split {preset.split}, not {values['split']!r}")
+        return values
 
 
 class RunConfig(_Record):
@@ -154,6 +172,13 @@ class RunConfig(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
+        if self.evaluation.preset is not None:
+            preset = find_preset(self.evaluation.preset)
+            if self.data.format != preset.data_format:
+                raise ValueError(
+                    f"evaluation.preset {preset.name} belongs to data of format {preset.data_format}, not "
+                    f"{self.data.format}: remove it, or correct data.format"
+                )
         names = [student.name for student in self.students]
         if len(set(names)) != len(names):
             raise ValueError("students: two have the same name")

@@ -144,15 +144,24 @@ class PreprocessSpec(BaseModel):
         return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def load_image(source: Path | str | bytes, spec: PreprocessSpec, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def load_image(
+    source: Path | str | bytes,
+    spec: PreprocessSpec,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    box: tuple[int, int, int, int] | None = None,
+) -> np.ndarray:
     """Decode a picture and bring it to ``uint8 [spec.height, spec.width, spec.channels]``.
 
     Args:
         source: a file, or the bytes of one: JPEG, PNG, WebP, BMP, GIF, TIFF, PBM/PGM/PPM; first frame only.
         max_pixels: pictures of more pixels are refused by their header, before anything is decoded.
+        box: left, top, right, bottom (right and bottom excluded) of the part of the upright picture to take instead
+            of all of it; what reaches beyond the picture is cut off.
 
     Raises:
-        ImageError: missing, unreadable, empty, no picture, damaged or truncated, too large, unsupported mode.
+        ImageError: missing, unreadable, empty, no picture, damaged or truncated, too large, unsupported mode, a box
+            outside the picture.
     """
     name, data = _read(source, max_pixels)
     if ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -179,6 +188,8 @@ def load_image(source: Path | str | bytes, spec: PreprocessSpec, *, max_pixels: 
             expected="a whole picture",
             fix="copy or export it again, or leave it out: --skip-bad, data.skip_bad: true",
         ) from error
+    if box is not None:
+        flat, orientation = _cut(name, _upright(flat, orientation), box), 1
     return preprocess_image(flat, spec, orientation=orientation, icc_profile=profile)
 
 
@@ -192,9 +203,7 @@ def preprocess_image(
         orientation: EXIF orientation 1..8; others count as 1.
         icc_profile: bytes of an embedded profile; anything unusable counts as sRGB.
     """
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    pixels = np.array(_resize(image, spec))
+    pixels = np.array(_resize(_upright(image, orientation), spec))
     if isinstance(icc_profile, bytes) and pixels.ndim == 3 and (profile := read_profile(icc_profile)):
         pixels = to_srgb(pixels, profile)
     return _pad(_to_channels(pixels, spec.channels), spec)
@@ -349,6 +358,22 @@ def _fix_colour_key(image: Image.Image, png_layout: object) -> None:
         image.info["transparency"] = key
     else:
         del image.info["transparency"]
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _cut(name: str, image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height)
+    if left >= right or top >= bottom:
+        raise ImageError(
+            f"{name}: the box holds nothing of the picture",
+            got=f"left, top, right, bottom {', '.join(str(edge) for edge in box)}",
+            expected=f"a part of {image.width} x {image.height} pixels",
+            fix="correct the box, or leave the picture out: data.skip_bad: true",
+        )
+    return image.crop((left, top, right, bottom))
 
 
 def _resize(image: Image.Image, spec: PreprocessSpec) -> Image.Image:

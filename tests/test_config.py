@@ -75,6 +75,10 @@ def test_the_digest_changes_with_any_value(tree):
         (["seed=999999999999999999999"], "seed"),
         (["students.².name=x"], "no such list entry"),
         (["evaluation.false_accept_rates=[0]"], "false_accept_rates"),
+        (["evaluation.preset=cub2000"], r"no evaluation preset 'cub2000'; expected one of cub200, .*nearest: cub200"),
+        (["evaluation.preset=3"], r"evaluation\.preset"),
+        (["evaluation.preset=sop"], "evaluation.preset sop belongs to data of format sop, not npz"),
+        (["evaluation={preset: sop, split: val}"], "preset sop searches the split test, not 'val'"),
         (["data=3"], "data"),
         (["gallery=null"], "gallery"),
         (["students=5"], "students"),
@@ -138,3 +142,13 @@ def test_every_shipped_config_is_valid(path, monkeypatch):
     config = load_config(path)
     assert any(student.role == "control" for student in config.students)
     assert any(student.role == "compatible" for student in config.students)
+
+
+def test_a_preset_sets_the_split_and_survives_yaml(tree):
+    data = "data={format: cub200, path: birds, train_classes: 8}"
+    config = parse(tree, data, "evaluation={preset: cub200, resamples: 200}")
+    assert (config.evaluation.preset, config.evaluation.split) == ("cub200", "test")
+    assert parse_config(config.to_yaml()) == config
+    assert with_overrides(parse(tree, data), ["evaluation.preset=cub200"]).evaluation.preset == "cub200"
+    assert with_overrides(config, ["evaluation.preset=null", "evaluation.split=val"]).evaluation.split == "val"
+    assert parse(tree).evaluation.preset is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from hetero.errors import DataError
 
 ROLE_BOTH, ROLE_QUERY, ROLE_GALLERY = 0, 1, 2
 NO_GROUP = -1
+_BOX_IN_ID = re.compile(r"(.*)#(\d+),(\d+),(\d+),(\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,13 @@ class Dataset:
         roles: ``int8 [n]``: ``ROLE_BOTH``, ``ROLE_QUERY`` or ``ROLE_GALLERY``; None means both everywhere.
         groups: ``int64 [n]``: images of one group (a burst, a drawer, a camera) never match each other;
             ``NO_GROUP`` or None means no exclusion.
-        boxes: ``int32 [n, 4]``: x0, y0, x1, y1 of each image's object in its file, pixels; None means whole images.
+        boxes: ``int32 [n, 4]``: left, top, right, bottom of the part of an upright picture that counts, in its
+            pixels, right and bottom excluded; None means whole pictures. Only of files: an array can be cut itself.
+        inverted: each level v of a file is read as 255 − v, so that dark ink on white becomes bright on dark.
 
     Raises:
-        DataError: shapes that disagree, a label without a class, overlapping splits, an index out of range.
+        DataError: shapes that disagree, a label without a class, overlapping splits, an index out of range, an
+            empty box, boxes or inversion of pixels in memory.
     """
 
     name: str
@@ -43,9 +48,10 @@ class Dataset:
     splits: Mapping[str, np.ndarray]
     roles: np.ndarray | None = None
     groups: np.ndarray | None = None
-    boxes: np.ndarray | None = None
     skipped: tuple[str, ...] = field(default=())
     """One line for each picture left out with ``skip_bad``: path and reason."""
+    boxes: np.ndarray | None = None
+    inverted: bool = False
 
     def __post_init__(self) -> None:
         _check(self)
@@ -64,6 +70,11 @@ class Dataset:
         """Whether ``images`` are pixels rather than paths."""
         return isinstance(self.images, np.ndarray)
 
+    @property
+    def plain_files(self) -> bool:
+        """Whether every picture is a file read as it stands: neither cut nor inverted."""
+        return not self.in_memory and self.boxes is None and not self.inverted
+
     def split(self, name: str) -> np.ndarray:
         """Image indices of a split, ``int64 [m]``; a missing split is a :class:`DataError` that lists the others."""
         try:
@@ -76,12 +87,27 @@ class Dataset:
             ) from None
 
     def image_id(self, index: int) -> str:
-        """What to call one picture in a message or a table: its path, or ``name[index]``."""
-        return str(self.images[index]) if not self.in_memory else f"{self.name}[{index}]"
+        """What to call one picture in messages and tables: ``path``, ``path#left,top,right,bottom``, ``name[index]``.
+
+        A picture may show several things, each in a box of its own; :func:`path_and_box` takes such a name apart.
+        """
+        if self.in_memory:
+            return f"{self.name}[{index}]"
+        box = "" if self.boxes is None else "#" + ",".join(str(edge) for edge in self.boxes[index].tolist())
+        return f"{self.images[index]}{box}"
+
+
+def path_and_box(image_id: str) -> tuple[Path, tuple[int, int, int, int] | None]:
+    """The file and the box (None: the whole picture) of a picture in a file, from its :meth:`Dataset.image_id`."""
+    found = _BOX_IN_ID.fullmatch(image_id)
+    if found is None:
+        return Path(image_id), None
+    left, top, right, bottom = (int(edge) for edge in found.groups()[1:])
+    return Path(found[1]), (left, top, right, bottom)
 
 
 def digest(dataset: Dataset) -> str:
-    """SHA-256 (hex) of labels, class names, splits and pictures: pixels, or the names and sizes of files.
+    """SHA-256 (hex) of labels, class names, splits and pictures: pixels, or names and sizes of files, boxes, inversion.
 
     Files are not read: a picture replaced by one of the same length goes unnoticed.
     """
@@ -95,6 +121,10 @@ def digest(dataset: Dataset) -> str:
     else:
         sizes = [(path.name, path.stat().st_size if path.is_file() else -1) for path in dataset.images]
         found.update(json.dumps(sizes).encode())
+    if dataset.boxes is not None:
+        found.update(b"boxes" + np.ascontiguousarray(dataset.boxes, dtype="<i4").tobytes())
+    if dataset.inverted:
+        found.update(b"inverted")
     return found.hexdigest()
 
 
@@ -141,16 +171,33 @@ def _check(dataset: Dataset) -> None:
                 got=list(array.shape),
                 expected=list(labels.shape),
             )
-    boxes = dataset.boxes
-    if boxes is not None and (
-        boxes.shape != (total, 4) or boxes.dtype != np.int32 or (boxes[:, 2:] <= boxes[:, :2]).any()
-    ):
-        raise DataError(
-            f"dataset {name!r} has boxes that do not fit the images or hold no pixel",
-            got=f"{boxes.dtype} {list(boxes.shape)}",
-            expected=f"int32 [{total}, 4], x0 < x1 and y0 < y1",
-        )
+    _check_reading(dataset)
     _check_splits(dataset)
+
+
+def _check_reading(dataset: Dataset) -> None:
+    name, boxes = dataset.name, dataset.boxes
+    if dataset.in_memory and (boxes is not None or dataset.inverted):
+        raise DataError(
+            f"dataset {name!r} has pixels in memory and boxes or inversion, which are for files",
+            fix="cut or invert the array itself",
+        )
+    if boxes is None:
+        return
+    if boxes.dtype != np.int32 or boxes.shape != (len(dataset), 4):
+        raise DataError(
+            f"dataset {name!r}: boxes do not fit the images",
+            got=f"{boxes.dtype} {list(boxes.shape)}",
+            expected=f"int32 [{len(dataset)}, 4]",
+        )
+    bad = np.flatnonzero((boxes[:, :2].clip(min=0) >= boxes[:, 2:]).any(1))  # detectors' boxes may begin before 0
+    if len(bad):
+        raise DataError(
+            f"dataset {name!r}: the box of {dataset.images[bad[0]]} holds no pixel",
+            got=boxes[bad[0]].tolist(),
+            expected="left < right, top < bottom, and both of the latter above 0",
+            fix="correct the box",
+        )
 
 
 def _check_splits(dataset: Dataset) -> None:

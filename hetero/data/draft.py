@@ -32,6 +32,8 @@ class Draft:
     groups: np.ndarray | None = None
     skipped: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict)
+    boxes: np.ndarray | None = None
+    inverted: bool = False
 
 
 def finish(
@@ -74,6 +76,8 @@ def finish(
         roles=draft.roles,
         groups=draft.groups,
         skipped=draft.skipped,
+        boxes=draft.boxes,
+        inverted=draft.inverted,
     )
 
 
@@ -134,6 +138,7 @@ def _drop_classes(draft: Draft, counts: np.ndarray, small: np.ndarray) -> Draft:
         splits=splits,
         roles=None if draft.roles is None else draft.roles[kept],
         groups=None if draft.groups is None else draft.groups[kept],
+        boxes=None if draft.boxes is None else draft.boxes[kept],
         skipped=(*draft.skipped, *lines),
     )
 

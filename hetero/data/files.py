@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from hetero.data.pixels import find_unreadable
 from hetero.errors import ImageError
 
@@ -31,10 +33,11 @@ def is_picture(path: Path) -> bool:
     return not path.name.startswith(".") and path.suffix.lower() in IMAGE_ENDINGS + UNSUPPORTED_ENDINGS
 
 
-def unusable(paths: Sequence[Path], *, skip_bad: bool) -> dict[int, str]:
+def unusable(paths: Sequence[Path], *, skip_bad: bool, boxes: np.ndarray | None = None) -> dict[int, str]:
     """Position in ``paths`` to a line (path and reason), for every file to be left out.
 
-    Without ``skip_bad`` nothing is decoded and nothing left out; with it every file is decoded once.
+    Without ``skip_bad`` nothing is decoded and nothing left out; with it every file is decoded once, and must
+    hold a part of its box where there are ``boxes`` (``int32 [n, 4]``).
 
     Raises:
         ImageError: without ``skip_bad``, a picture of an unsupported type.
@@ -52,6 +55,8 @@ def unusable(paths: Sequence[Path], *, skip_bad: bool) -> dict[int, str]:
         problems[i] = f"{path}: pictures of type {path.suffix} are not supported"
     if skip_bad:
         rest = [i for i in range(len(paths)) if i not in problems]
-        for position, reason in find_unreadable([paths[i] for i in rest]).items():
+        for position, reason in find_unreadable(
+            [paths[i] for i in rest], None if boxes is None else boxes[rest]
+        ).items():
             problems[rest[position]] = reason
     return problems

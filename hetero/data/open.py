@@ -8,13 +8,28 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hetero.data.csv import CsvConfig, read_csv
+from hetero.data.cub200 import Cub200Config, read_cub200
 from hetero.data.dataset import Dataset
+from hetero.data.deepfashion2 import DeepFashion2Config, read_deepfashion2
 from hetero.data.folder import FolderConfig, read_folder
 from hetero.data.glyphs import GlyphsConfig, read_glyphs
+from hetero.data.inshop import InshopConfig, read_inshop
 from hetero.data.npz import NpzConfig, read_npz
+from hetero.data.omniglot import OmniglotConfig, read_omniglot
+from hetero.data.sop import SopConfig, read_sop
 from hetero.errors import ConfigError
 
-DataConfig = FolderConfig | CsvConfig | NpzConfig | GlyphsConfig
+DataConfig = (
+    FolderConfig
+    | CsvConfig
+    | NpzConfig
+    | GlyphsConfig
+    | OmniglotConfig
+    | Cub200Config
+    | SopConfig
+    | InshopConfig
+    | DeepFashion2Config
+)
 """The ``data`` section of a run config; ``format`` tells which."""
 
 _ADAPTER: TypeAdapter[DataConfig] = TypeAdapter(Annotated[DataConfig, Field(discriminator="format")])
@@ -36,6 +51,16 @@ def open_dataset(config: DataConfig) -> Dataset:
             return read_npz(config)
         case GlyphsConfig():
             return read_glyphs(config)
+        case OmniglotConfig():
+            return read_omniglot(config)
+        case Cub200Config():
+            return read_cub200(config)
+        case SopConfig():
+            return read_sop(config)
+        case InshopConfig():
+            return read_inshop(config)
+        case DeepFashion2Config():
+            return read_deepfashion2(config)
 
 
 def parse_data_config(section: Mapping[str, object]) -> DataConfig:

@@ -86,14 +86,18 @@ def read_readable(
     return Readable(pixels[good], wanted[good], tuple(problems[row] for row in sorted(problems)))
 
 
-def find_unreadable(paths: Sequence[Path], *, workers: int = 2) -> dict[int, str]:
-    """Decode every file once; position in ``paths`` to a line (path and reason) for each that fails."""
+def find_unreadable(paths: Sequence[Path], boxes: np.ndarray | None = None, *, workers: int = 2) -> dict[int, str]:
+    """Decode every file once; position in ``paths`` to a line (path and reason) for each that fails.
+
+    Args:
+        boxes: ``int32 [n, 4]``, optional: the part of each that must lie in it, as of :class:`Dataset`.
+    """
     probe = PreprocessSpec(height=1, width=1, channels=1)  # the smallest result: only the decoding matters
     problems: dict[int, str] = {}
 
     def check(i: int) -> None:
         try:
-            load_image(paths[i], probe)
+            load_image(paths[i], probe, box=_box(boxes, i))
         except ImageError as error:
             problems[i] = _line(str(paths[i]), error)
 
@@ -119,7 +123,16 @@ def _reader(dataset: Dataset, spec: PreprocessSpec) -> Callable[[int], np.ndarra
     images = dataset.images
     if isinstance(images, np.ndarray):
         return lambda i: preprocess_array(images[i], spec)
-    return lambda i: load_image(images[i], spec)
+    if dataset.inverted:
+        return lambda i: 255 - load_image(images[i], spec, box=_box(dataset.boxes, i))
+    return lambda i: load_image(images[i], spec, box=_box(dataset.boxes, i))
+
+
+def _box(boxes: np.ndarray | None, index: int) -> tuple[int, int, int, int] | None:
+    if boxes is None:
+        return None
+    left, top, right, bottom = boxes[index].tolist()
+    return left, top, right, bottom
 
 
 def _each(work: Callable[[int], None], count: int, workers: int) -> None:

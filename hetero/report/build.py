@@ -122,6 +122,12 @@ def render_terminal(report: Report) -> Any:
         baseline = getattr(report.baselines, label)
         if baseline is not None:
             add(label.replace("_", " "), baseline)
+    ranks = report.students[0].recall_ranks
+    recalls = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("", *(f"R@{rank}" for rank in ranks)):
+        recalls.add_column(name, overflow="fold")
+    for label, found in words.recall_rows(report):
+        recalls.add_row(Text(label), *(Text(words.interval(found[rank])) for rank in ranks))
     costs = [
         f"{student.name}: {words.count(student.macs.query)} MACs, {words.ratio(student.macs.ratio)} fewer; "
         f"{words.count(student.params.query)} parameters, {words.ratio(student.params.ratio)} fewer. "
@@ -130,7 +136,8 @@ def render_terminal(report: Report) -> Any:
     ]
     gallery_macs, gallery_params = report.macs.gallery, report.students[0].params.gallery
     costs.insert(0, f"gallery model: {words.count(gallery_macs)} MACs, {words.count(gallery_params)} parameters")
-    return Group(table, Text("\n".join(costs)), Text(""), Text(words.summary(report)))
+    shown_recalls: list[Any] = [Text(words.recall_title(report)), recalls] if ranks else []
+    return Group(table, *shown_recalls, Text("\n".join(costs)), Text(""), Text(words.summary(report)))
 
 
 def _score(metrics: Any, key: str) -> str:

@@ -31,6 +31,11 @@ def render_markdown(report: Report) -> str:
         lines.append(f"| raw pixels | | | {_value(pixels.r_at_1)} | {middle} | {last} |")
     if chance is not None:
         lines.append(f"| chance | | | {chance.r_at_1.value:.5f} | | |")
+    if ranks := report.students[0].recall_ranks:
+        lines += ["", f"{words.recall_title(report)}:", "", f"| | {' | '.join(f'R@{rank}' for rank in ranks)} |"]
+        lines.append("|---" * (1 + len(ranks)) + "|")
+        for label, found in words.recall_rows(report):
+            lines.append(f"| {label} | {' | '.join(_value(found[rank]) for rank in ranks)} |")
     lines += ["", "| Student | Rule: heterogeneous − homogeneous | Difference | Satisfied |", "|---|---|---|---|"]
     for student in report.students:
         for metric, result in (("R@1", student.rule.r_at_1), ("mAP@R", student.rule.map_at_r)):

@@ -6,6 +6,7 @@ import base64
 import binascii
 import math
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
@@ -24,6 +25,7 @@ _STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_
 Cell = Literal["paragon", "heterogeneous", "homogeneous", "reverse"]
 Share = Annotated[float, Field(ge=-_TOLERANCE, le=1 + _TOLERANCE)]
 Count = Annotated[int, Field(ge=0, le=2**53)]  # beyond that, readers with only doubles lose digits
+Rank = Annotated[int, Field(ge=1, le=1_000_000)]
 PositiveCount = Annotated[int, Field(gt=0, le=2**53)]
 Similarity = Annotated[float, Field(ge=-1.001, le=1.001)]  # float32 dot products of unit vectors overshoot a little
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -152,6 +154,29 @@ class Student(BaseModel):
     rule: Rule
     macs: Cost
     params: Cost
+    recalls: dict[Cell, dict[Rank, Interval]] = {}
+
+    @model_validator(mode="after")
+    def _recalls_of_cells(self) -> Student:
+        if self.recalls and set(self.recalls) != set(CELLS):
+            raise ValueError(f"recalls are of the cells {sorted(self.recalls)}, not of all of {', '.join(CELLS)}")
+        for cell, found in self.recalls.items():
+            metrics: Metrics = getattr(self.cells, cell)
+            if sorted(found) != list(self.recall_ranks):
+                raise ValueError(f"recalls of {cell} are at {sorted(found)}, others at {list(self.recall_ranks)}")
+            for rank, known in ((1, metrics.r_at_1), (5, metrics.r_at_5)):
+                if rank in found and abs(found[rank].value - known.value) > _TOLERANCE:
+                    raise ValueError(f"recalls of {cell} at {rank}: {found[rank].value}, but r_at_{rank} {known.value}")
+            at_rank = {1: metrics.r_at_1, 5: metrics.r_at_5, **found}
+            values = [at_rank[rank].value for rank in sorted(at_rank)]
+            if any(low > high + _TOLERANCE for low, high in pairwise(values)):
+                raise ValueError(f"R@k of {cell} falls with the rank: {values} at {sorted(at_rank)}")
+        return self
+
+    @property
+    def recall_ranks(self) -> tuple[int, ...]:
+        """The ranks k at which every cell has R@k, increasing; none without a preset."""
+        return tuple(sorted(self.recalls.get("paragon", ())))
 
     @model_validator(mode="after")
     def _rule_from_cells(self) -> Student:
@@ -172,6 +197,7 @@ class DataDescription(BaseModel):
     model_config = _STRICT
     name: str
     split: str
+    preset: str | None = None
     images: PositiveCount
     classes: PositiveCount
     queries: PositiveCount
@@ -368,6 +394,8 @@ def _require_inside(value: float, low: float, high: float) -> None:
 def _require_same_gallery_model(first: Student, other: Student) -> None:
     if (first.macs.gallery, first.params.gallery) != (other.macs.gallery, other.params.gallery):
         raise ValueError(f"students {first.name!r} and {other.name!r} name gallery models of different cost")
+    if first.recalls.get("paragon") != other.recalls.get("paragon"):
+        raise ValueError(f"students {first.name!r} and {other.name!r} disagree on the paragon's recalls")
     for metric in METRICS:
         one, two = getattr(first.cells.paragon, metric), getattr(other.cells.paragon, metric)
         if one is not None and two is not None and abs(one.value - two.value) > _TOLERANCE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hetero.report.schema import (
     METRICS,
     RULE_METRICS,
@@ -83,6 +85,24 @@ def verdict(student: Student) -> str:
         for metric, result in told.items()
     ]
     return "Compatibility rule: " + ", ".join(parts) + "."
+
+
+def recall_title(report: Report) -> str:
+    """What stands above the table of R@k."""
+    preset = report.run.dataset.preset
+    return "R@k" if preset is None else f"R@k of the evaluation preset {preset}"
+
+
+def recall_rows(report: Report) -> Iterator[tuple[str, dict[int, Interval]]]:
+    """Rows of the table of R@k, by rank: the gallery model's search, then those that each student takes part in.
+
+    None without a preset.
+    """
+    for number, student in enumerate(student for student in report.students if student.recalls):
+        if number == 0:
+            yield "gallery model: paragon", student.recalls["paragon"]
+        for cell in ("heterogeneous", "homogeneous", "reverse"):
+            yield f"{student.name}: {cell}", student.recalls[cell]
 
 
 def summary(report: Report) -> str:

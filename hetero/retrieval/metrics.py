@@ -14,7 +14,7 @@ them (docs/retrieval.md derives the closed forms). A constant embedding therefor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +64,17 @@ class Scores:
     def cmc(self, max_rank: int) -> np.ndarray:
         """Cumulative match characteristic: mean R@1 … R@max_rank, ``float64 [max_rank]``."""
         return np.array([chances.mean() for chances in hits(self.first, max_rank)])
+
+    def hits_at(self, ranks: Sequence[int]) -> np.ndarray:
+        """Chance of a right answer among the first k for each k of ``ranks``, ``float64 [s, len(ranks)]``.
+
+        Raises:
+            RetrievalError: a rank below 1, or none.
+        """
+        if not ranks or min(ranks) < 1:
+            raise RetrievalError("R@k needs ranks from 1", got=list(ranks), expected="at least one, such as 1")
+        columns = {k: chances for k, chances in enumerate(hits(self.first, max(ranks)), 1) if k in ranks}
+        return np.stack([columns[k] for k in ranks], axis=1)
 
 
 def score(queries: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> Scores:

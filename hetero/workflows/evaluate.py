@@ -28,6 +28,7 @@ from hetero.retrieval.verification import Threshold, calibrate, count_pairs, req
 from hetero.space import Compatibility
 from hetero.workflows.checks import make_checks
 from hetero.workflows.examples import make_examples
+from hetero.workflows.recalls import with_recalls
 
 if TYPE_CHECKING:
     from hetero.models.checkpoint import LoadedModel
@@ -155,7 +156,9 @@ def evaluate_run(
 
     say("scoring raw pixels")
     baselines = _baselines(dataset, test, config)
-    entries = [_student(name, students[name], scored[name]) for name in students]
+    entries = [
+        with_recalls(_student(name, students[name], scored[name]), scored[name], config.evaluation) for name in students
+    ]
     compatible = [name for name in students if students[name].card.role == "compatible"]
     journal = read_journal(run / "metrics.jsonl")
     return make_report(
@@ -280,6 +283,7 @@ def _describe(dataset: Dataset, split: str, test: Searched, config: RunConfig) -
     return schema.DataDescription(
         name=dataset.name,
         split=split,
+        preset=config.evaluation.preset if split == config.evaluation.split else None,
         images=len(test.indices),
         classes=len(np.unique(dataset.labels[test.indices])),
         queries=len(test.protocol.query_ids),

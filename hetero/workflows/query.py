@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hetero.data.dataset import ROLE_QUERY
+from hetero.data.dataset import ROLE_QUERY, path_and_box
 from hetero.errors import ImageError, MissingExtraError, RetrievalError
 from hetero.preprocess import PreprocessSpec, load_image
 from hetero.report.query_sheet import save_query_sheet
@@ -101,7 +101,8 @@ def save_sheet(query: Path, matches: Sequence[Match], out: Path) -> None:
     tiles = []
     for match in matches:
         try:
-            picture = load_image(match.path, spec)
+            path, box = path_and_box(match.path)
+            picture = load_image(path, spec, box=box)
         except ImageError:
             picture = blank
         tiles.append((picture, match.class_name, match.similarity, match.path))

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 MakeFolder = Callable[[Mapping[str, int]], Path]
+WritePicture = Callable[..., None]
 
 
 def write_picture(path: Path, seed: int, *, size: tuple[int, int] = (12, 9)) -> None:
@@ -32,3 +33,9 @@ def make_folder(tmp_path: Path) -> MakeFolder:
         return root
 
     return make
+
+
+@pytest.fixture
+def picture() -> WritePicture:
+    """Writes one random picture: ``picture(path, seed, size=(height, width))``."""
+    return write_picture

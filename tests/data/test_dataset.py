@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hetero.data.dataset import Dataset
+from hetero.data.dataset import Dataset, digest, path_and_box
 from hetero.errors import DataError
+
+FILES = tuple(Path(f"p/{i}.png") for i in range(6))
+BOXES = np.array([[0, 1, 3, 4 + i] for i in range(6)], np.int32)
 
 
 def dataset(**changes: Any) -> Dataset:
@@ -41,9 +44,8 @@ def test_missing_split_lists_the_others() -> None:
 
 
 def test_dataset_is_immutable() -> None:
-    boxes = np.array([[0, 0, 2, 2]] * 6, np.int32)
-    toy = dataset(roles=np.zeros(6, np.int8), groups=np.zeros(6, np.int64), boxes=boxes)
-    for array in (toy.images, toy.labels, toy.roles, toy.groups, toy.boxes, toy.splits["train"]):
+    toy = dataset(roles=np.zeros(6, np.int8), groups=np.zeros(6, np.int64))
+    for array in (toy.images, toy.labels, toy.roles, toy.groups, toy.splits["train"]):
         assert isinstance(array, np.ndarray)
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
@@ -65,17 +67,47 @@ def test_dataset_is_immutable() -> None:
         ({"labels": np.array([0, 0, 1, 1, 2, 3])}, r"labels 0\.\.3; expected 0\.\.2"),
         ({"labels": np.array([0, 0, 1, 1, 2, -1])}, r"labels -1\.\.2"),
         ({"roles": np.zeros(5, np.int8)}, "roles do not fit"),
-        ({"boxes": np.array([[0, 0, 2, 2]] * 5, np.int32)}, r"got int32 \[5, 4\]; expected int32 \[6, 4\]"),
-        ({"boxes": np.array([[0, 0, 2, 2]] * 6)}, r"boxes that do not fit the images or hold no pixel; got int64"),
-        ({"boxes": np.array([[0, 2, 2, 2]] * 6, np.int32)}, r"x0 < x1 and y0 < y1"),
         ({"groups": np.zeros(7, np.int64)}, "groups do not fit"),
         ({"splits": {"test": np.array([], np.int64)}}, "'test' .* is empty"),
         ({"splits": {"test": np.array([4, 6])}}, r"'test' .* outside .* got 4\.\.6; expected 0\.\.5"),
         ({"splits": {"test": np.array([-1, 4])}}, "outside"),
         ({"splits": {"test": np.array([4, 4])}}, "twice"),
         ({"splits": {"train": np.array([0, 2]), "test": np.array([3])}}, "'train' and 'test' .* share the class 'b'"),
+        ({"inverted": True}, "pixels in memory and boxes or inversion"),
+        ({"boxes": BOXES}, "pixels in memory and boxes or inversion"),
+        (
+            {"images": FILES, "boxes": BOXES[:5]},
+            r"boxes do not fit the images; got int32 \[5, 4\]; expected int32 \[6, 4\]",
+        ),
+        ({"images": FILES, "boxes": BOXES.astype(np.int64)}, r"got int64 \[6, 4\]"),
+        ({"images": FILES, "boxes": BOXES - 4}, r"box of .*0\.png holds no pixel; got \[-4, -3, -1, 0\]"),
+        ({"images": FILES, "boxes": BOXES[:, [2, 1, 0, 3]]}, r"holds no pixel; got \[3, 1, 0, 4\]; expected left < right"),
+        ({"images": FILES, "boxes": BOXES[:, [0, 3, 2, 1]]}, r"holds no pixel; got \[0, 4, 3, 1\]"),
     ],
 )
 def test_dataset_refuses(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         dataset(**changes)
+
+
+def test_a_box_is_part_of_a_pictures_name() -> None:
+    toy = dataset(images=(FILES[0],) * 6, boxes=BOXES)
+    assert toy.image_id(2) == f"{FILES[0]}#0,1,3,6"
+    assert path_and_box(toy.image_id(2)) == (FILES[0], (0, 1, 3, 6))
+    assert path_and_box("a#b/c#1,2.png") == (Path("a#b/c#1,2.png"), None)
+    with pytest.raises(ValueError, match="read-only"):
+        toy.boxes[0] = 0  # type: ignore[index]
+
+
+def test_only_files_read_as_they_stand_are_plain() -> None:
+    assert dataset(images=FILES).plain_files
+    for changes in ({}, {"images": FILES, "boxes": BOXES}, {"images": FILES, "inverted": True}):
+        assert not dataset(**changes).plain_files
+
+
+def test_the_digest_changes_with_each_box_and_with_inversion() -> None:
+    other = BOXES.copy()
+    other[5, 3] += 1
+    variants = ({}, {"boxes": BOXES}, {"boxes": other}, {"inverted": True}, {"boxes": BOXES, "inverted": True})
+    assert len({digest(dataset(images=FILES, **changes)) for changes in variants}) == len(variants)
+    assert digest(dataset(images=FILES, boxes=BOXES)) == digest(dataset(images=FILES, boxes=BOXES.copy()))

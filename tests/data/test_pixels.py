@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import hetero.data.pixels as pixels_module
 from hetero.data.dataset import Dataset
@@ -96,7 +97,7 @@ def test_find_unreadable_gives_path_and_reason(some_bad: list[Path]) -> None:
 
 
 def test_reason_without_a_path_gets_one(monkeypatch: pytest.MonkeyPatch, some_bad: list[Path]) -> None:
-    def refuse(*_: object) -> np.ndarray:
+    def refuse(*_: object, **__: object) -> np.ndarray:
         raise ImageError("too dark")
 
     monkeypatch.setattr(pixels_module, "load_image", refuse)
@@ -106,7 +107,7 @@ def test_reason_without_a_path_gets_one(monkeypatch: pytest.MonkeyPatch, some_ba
 def test_after_an_error_no_thread_and_no_work_is_left(monkeypatch: pytest.MonkeyPatch, some_bad: list[Path]) -> None:
     calls: list[int] = []
 
-    def count(path: Path, spec: PreprocessSpec) -> np.ndarray:
+    def count(path: Path, spec: PreprocessSpec, **_: object) -> np.ndarray:
         calls.append(1)
         return load_image(path, spec)
 
@@ -116,3 +117,41 @@ def test_after_an_error_no_thread_and_no_work_is_left(monkeypatch: pytest.Monkey
         read_pixels(of_files(some_bad), [1] + [0] * 5000, SPEC, workers=2)
     assert threading.active_count() == before
     assert len(calls) < 5001
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_boxes_are_cut_from_the_upright_picture(tmp_path: Path, workers: int) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise: 10 high, 6 wide
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(stored).save(tmp_path / "plain.png")
+    boxes = np.array([[1, 2, 5, 9], [1, 2, 5, 6], [8, 4, 40, 40]], np.int32)
+    files = (tmp_path / "turned.png", tmp_path / "plain.png", tmp_path / "plain.png")
+    dataset = Dataset("toy", files, np.zeros(3, np.int64), ("a",), {}, boxes=boxes)
+    upright = [[stored[5 - x, y] for x in range(6)] for y in range(10)]
+    by_hand = [np.array(upright)[2:9, 1:5], stored[2:6, 1:5], stored[4:6, 8:10]]
+    for i, part in enumerate(by_hand):
+        spec = PreprocessSpec(height=part.shape[0], width=part.shape[1], channels=3)
+        assert np.array_equal(read_pixels(dataset, [i], spec, workers=workers)[0], part)
+        assert np.array_equal(read_readable(dataset, [i], spec).pixels[0], part)
+
+
+def test_a_box_outside_its_picture_is_an_error_that_names_both(make_folder: MakeFolder) -> None:
+    paths = sorted((make_folder({"a": 2}) / "a").iterdir())
+    boxes = np.array([[0, 0, 5, 5], [9, 0, 12, 5]], np.int32)  # the pictures are 9 wide
+    dataset = Dataset("toy", tuple(paths), np.zeros(2, np.int64), ("a",), {}, boxes=boxes)
+    with pytest.raises(ImageError, match=r"1\.png.*box holds nothing.*got .* 9, 0, 12, 5; expected .* 9 x 12 pixels"):
+        read_pixels(dataset, [0, 1], SPEC)
+    assert read_readable(dataset, [0, 1], SPEC).indices.tolist() == [0]
+    assert list(find_unreadable(paths, boxes)) == [1]
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_inverted_files_are_read_as_their_negative(make_folder: MakeFolder, resize: str) -> None:
+    paths = sorted((make_folder({"a": 2}) / "a").iterdir())
+    spec = SPEC.model_copy(update={"resize": resize})
+    dataset = Dataset("toy", tuple(paths), np.zeros(2, np.int64), ("a",), {}, inverted=True)
+    pixels = read_pixels(dataset, [1, 0], spec)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, 255 - read_pixels(of_files(paths), [1, 0], spec))

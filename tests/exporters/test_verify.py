@@ -23,10 +23,13 @@ from exporters import embed_files, embed_pixels, export, open_bundle, verify
 from exporters.bundle import Bundle, seal_of
 from exporters.manifest import entry_of
 from exporters.onnx import to_onnx
+from exporters.queries import dataset_embedder
 from exporters.runtimes import open_model
 from exporters.trace import trace
 from exporters.verify import file_golden, golden_arrays
 from exporters.workers import RuntimeWorker
+from hetero.data.dataset import Dataset
+from hetero.data.pixels import read_pixels
 from hetero.errors import BundleError, ConfigError, ImageError, MissingExtraError
 from hetero.preprocess import PreprocessSpec, load_image
 from hetero.space import define_space
@@ -322,6 +325,21 @@ def test_embed_files_names_a_bad_picture_or_skips_and_counts_it(path: Path, pict
     assert all(str(item.path) in item.reason for item in skipped)
     good = [pictures[0], pictures[2], pictures[3]]
     np.testing.assert_allclose(found, by_hand(bundle, good), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"inverted": True}, {"boxes": np.array([[2, 3, 19, 20 + i] for i in range(5)])}]
+)
+def test_a_bundle_embeds_a_data_sets_pictures_as_it_reads_them(
+    path: Path, pictures: list[Path], changes: dict[str, Any]
+) -> None:
+    changes = {key: value if key == "inverted" else value.astype(np.int32) for key, value in changes.items()}
+    dataset = Dataset("toy", tuple(pictures), np.zeros(5, np.int64), ("a",), {}, **changes)
+    wanted = np.array([3, 0, 4])
+    found = dataset_embedder(path, threads=1)(dataset, wanted)
+    expected = embed_pixels(open_bundle(path), read_pixels(dataset, wanted, SPEC), batch_size=1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (np.abs(found - by_hand(open_bundle(path), [pictures[i] for i in wanted])).max() > 1e-3) == bool(changes)
 
 
 def test_embed_files_of_nothing_is_nothing(path: Path, pictures: list[Path]) -> None:

@@ -220,3 +220,18 @@ def report(run_record: Run) -> Report:
             Check(name="control at chance", passed=True, value=0.0021, expected="≤ 3 × chance"),
         ],
     )
+
+
+@pytest.fixture(scope="session")
+def with_recalls(report: Report) -> Report:
+    """The same, measured by the preset ``sop``: R@10, R@100 and R@1000 in every cell, too, each another number."""
+    document = report.model_dump(mode="json", by_alias=True)
+    document["run"]["dataset"]["preset"] = "sop"
+    for student in document["students"]:
+        student["recalls"] = {}
+        for cell, metrics in student["cells"].items():
+            missed = 1 - metrics["r_at_5"]["value"]
+            more = {str(k): interval(1 - missed * share) for k, share in ((10, 0.8), (100, 0.5), (1000, 0.2))}
+            one = {"1": metrics["r_at_1"]}
+            student["recalls"][cell] = one | {k: found.model_dump() for k, found in more.items()}
+    return Report.model_validate(document)

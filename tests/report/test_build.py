@@ -16,6 +16,7 @@ from hetero.errors import BundleError, MissingExtraError, StorageError
 from hetero.report import words
 from hetero.report.assemble import make_report
 from hetero.report.build import build_html, load_report, render_terminal, write_report
+from hetero.report.markdown import render_markdown
 from hetero.report.schema import Check, Report
 
 ATTACK = "<script>alert('x')</script>"
@@ -282,3 +283,35 @@ def test_load_report_refuses_a_missing_and_an_enormous_file(tmp_path: Path) -> N
         stream.truncate(65 * 2**20)
     with pytest.raises(BundleError, match=r"68,157,440 bytes; expected at most 67,108,864 bytes"):
         load_report(tmp_path)
+
+
+def test_every_view_shows_the_recalls_of_a_preset(with_recalls: Report) -> None:
+    html = build_html(with_recalls)
+    table = html[html.index('<table id="recalls">') :]
+    page = "".join(Page(table[: table.index("</table>")]).text.split())
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render_terminal(with_recalls))
+    terminal = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    markdown = render_markdown(with_recalls)
+    assert "SearchR@1R@10R@100R@1000" in page
+    assert "| | R@1 | R@10 | R@100 | R@1000 |" in markdown
+    for title in (html, terminal, markdown):
+        assert "R@k of the evaluation preset sop" in title
+    rows = [("gallery model: paragon", with_recalls.students[0].recalls["paragon"])]
+    for student in with_recalls.students:
+        for cell in ("heterogeneous", "homogeneous", "reverse"):
+            rows.append((f"{student.name}: {cell}", student.recalls[cell]))
+    for label, found in rows:
+        scores = [found[rank] for rank in (1, 10, 100, 1000)]
+        line = " ".join([label, *(words.interval(score) for score in scores)])
+        assert line.replace(" ", "") in page
+        assert line in terminal
+        numbers = " | ".join(f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}]" for score in scores)
+        assert f"| {label} | {numbers} |" in markdown
+
+
+def test_no_view_speaks_of_recalls_without_a_preset(report: Report, html: str) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render_terminal(report))
+    for view in (html, console.file.getvalue(), render_markdown(report)):  # type: ignore[attr-defined]
+        assert "R@k" not in view

@@ -177,3 +177,43 @@ def test_the_specification_names_every_key_of_the_model() -> None:
 def test_the_json_schema_requires_what_the_specification_calls_present() -> None:
     required = set(json_schema()["required"])
     assert required == {"space_id", "run", "students", "cells", "rule", "macs"}
+
+
+def test_recalls_survive_json_by_rank(with_recalls: Report) -> None:
+    assert with_recalls.students[0].recall_ranks == (1, 10, 100, 1000)
+    text = with_recalls.model_dump_json(by_alias=True)
+    assert list(json.loads(text)["students"][0]["recalls"]["reverse"]) == ["1", "10", "100", "1000"]
+    assert Report.model_validate_json(text) == with_recalls
+
+
+def test_a_report_without_preset_has_no_recalls(report: Report) -> None:
+    assert report.students[0].recall_ranks == ()
+    assert report.run.dataset.preset is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "found", "message"),
+    [
+        ("reverse", {"0": 0.5}, "greater than or equal to 1"),
+        ("reverse", {"ten": 0.5}, "valid integer"),
+        ("upward", {"1": 0.5}, "Input should be 'paragon'"),
+        ("homogeneous", {"1": 0.8402, "10": 0.96, "1000": 0.99}, "recalls of homogeneous are at [1, 10, 1000], others"),
+        ("homogeneous", {"1": 0.84, "10": 0.96, "100": 0.97, "1000": 0.99}, "at 1: 0.84, but r_at_1 0.8402"),
+        ("homogeneous", {"1": 0.8402, "10": 0.98, "100": 0.97, "1000": 0.99}, "0.98, 0.97, 0.99] at [1, 5, 10, 100"),
+        ("homogeneous", {"1": 0.8402, "10": 0.9, "100": 0.97, "1000": 0.99}, "R@k of homogeneous falls with the rank"),
+        ("paragon", {"1": 0.8871, "10": 0.98, "100": 0.985, "1000": 0.99}, "disagree on the paragon's recalls"),
+    ],
+)
+def test_recalls_that_contradict_the_cells_are_refused(
+    with_recalls: Report, cell: str, found: dict[str, float], message: str
+) -> None:
+    exact = {rank: {"value": value, "low": value, "high": value} for rank, value in found.items()}
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        Report.model_validate(changed(with_recalls, lambda d: d["students"][0]["recalls"].update({cell: exact})))
+
+
+def test_recalls_are_of_all_cells_and_all_students_or_none(with_recalls: Report) -> None:
+    with pytest.raises(ValidationError, match="not of all of paragon, heterogeneous, homogeneous, reverse"):
+        Report.model_validate(changed(with_recalls, lambda d: d["students"][0]["recalls"].pop("reverse")))
+    with pytest.raises(ValidationError, match="disagree on the paragon's recalls"):
+        Report.model_validate(changed(with_recalls, lambda d: d["students"][0].pop("recalls")))
