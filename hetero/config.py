@@ -110,6 +110,7 @@ class ExpectConfig(_Record):
         paragon_r_at_1: at least.
         paragon_over_pixels: paragon R@1 − R@1 of raw pixels, at least.
         control_times_chance: R@1 of a control against the gallery / chance, at most.
+        minimum_cell: R@1 of the worst pair of models of the space / paragon R@1, at least; with two students or more.
     """
 
     share_of_paragon: float | None = Field(default=None, ge=0)
@@ -117,6 +118,7 @@ class ExpectConfig(_Record):
     paragon_r_at_1: float | None = Field(default=None, ge=0, le=1)
     paragon_over_pixels: float | None = Field(default=None, ge=-1, le=1)
     control_times_chance: float | None = Field(default=3.0, ge=1)
+    minimum_cell: float | None = Field(default=0.5, ge=0)
 
 
 class EvaluationConfig(_Record):
@@ -128,6 +130,7 @@ class EvaluationConfig(_Record):
         split: whose classes. exclude_groups: whether images of one group never match each other.
         false_accept_rates: rates per (query, gallery) impostor pair at which thresholds are set on ``train``.
         resamples: of the bootstrap.
+        rotations: for each control, so many random rotations of its embeddings show what chance is for it; 0: none.
     """
 
     preset: str | None = None
@@ -135,6 +138,7 @@ class EvaluationConfig(_Record):
     exclude_groups: bool = True
     false_accept_rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (1e-3,)
     resamples: int = Field(default=2000, ge=100)
+    rotations: int = Field(default=0, ge=0, le=10_000)
     expect: ExpectConfig = ExpectConfig()
 
     @model_validator(mode="before")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hetero.report.fleet import Matrix, Tax
 from hetero.report.schema import (
     Baselines,
     Check,
@@ -30,6 +31,8 @@ def make_report(
     examples: Iterable[Example] = (),
     curves: Iterable[CurvePoint] = (),
     checks: Iterable[Check] = (),
+    matrix: Matrix | None = None,
+    tax: Tax | None = None,
 ) -> Report:
     """Assemble a report; top-level ``cells``, ``rule`` and ``macs`` are the first compatible student's.
 
@@ -51,6 +54,8 @@ def make_report(
         examples=tuple(examples),
         curves=tuple(curves),
         checks=tuple(checks),
+        matrix=matrix,
+        tax=tax,
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from hetero import atomic
 from hetero.errors import BundleError
 from hetero.report import words
+from hetero.report.fleet import Matrix
 from hetero.report.page import render
 from hetero.report.plots import (
     PAIRS,
@@ -128,6 +129,9 @@ def render_terminal(report: Report) -> Any:
         recalls.add_column(name, overflow="fold")
     for label, found in words.recall_rows(report):
         recalls.add_row(Text(label), *(Text(words.interval(found[rank])) for rank in ranks))
+    fleet: list[Any] = []
+    if report.matrix is not None:
+        fleet = [Text(words.MATRIX_TITLE), _matrix_table(report.matrix), Text(words.minimum(report))]
     costs = [
         f"{student.name}: {words.count(student.macs.query)} MACs, {words.ratio(student.macs.ratio)} fewer; "
         f"{words.count(student.params.query)} parameters, {words.ratio(student.params.ratio)} fewer. "
@@ -137,7 +141,25 @@ def render_terminal(report: Report) -> Any:
     gallery_macs, gallery_params = report.macs.gallery, report.students[0].params.gallery
     costs.insert(0, f"gallery model: {words.count(gallery_macs)} MACs, {words.count(gallery_params)} parameters")
     shown_recalls: list[Any] = [Text(words.recall_title(report)), recalls] if ranks else []
-    return Group(table, *shown_recalls, Text("\n".join(costs)), Text(""), Text(words.summary(report)))
+    costs += words.controls(report)
+    if report.tax is not None:
+        costs.append(words.tax(report.tax))
+    return Group(table, *shown_recalls, *fleet, Text("\n".join(costs)), Text(""), Text(words.summary(report)))
+
+
+def _matrix_table(matrix: Matrix) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("query by, gallery by", *matrix.models):
+        table.add_column(name, overflow="fold")
+    for name, cells in matrix.rows():
+        style = [("bold" if cell == matrix.minimum else "") for cell in cells]
+        shown = [Text(words.matrix_cell(cell), style=how) for cell, how in zip(cells, style, strict=True)]
+        table.add_row(Text(name), *shown)
+    return table
 
 
 def _score(metrics: Any, key: str) -> str:

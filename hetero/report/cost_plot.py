@@ -26,7 +26,8 @@ from hetero.report.canvas import (
     style,
     to_svg,
 )
-from hetero.report.schema import METRICS, Interval, Report, Student
+from hetero.report.numbers import Interval
+from hetero.report.schema import METRICS, Report, Student
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

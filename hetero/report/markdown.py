@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hetero.report import words
-from hetero.report.schema import Interval, Metrics, Report, RuleResult
+from hetero.report.numbers import Interval
+from hetero.report.schema import Metrics, Report, RuleResult
 
 _ROWS = ("heterogeneous", "homogeneous", "reverse")
 
@@ -36,6 +37,14 @@ def render_markdown(report: Report) -> str:
         lines.append("|---" * (1 + len(ranks)) + "|")
         for label, found in words.recall_rows(report):
             lines.append(f"| {label} | {' | '.join(_value(found[rank]) for rank in ranks)} |")
+    if report.matrix is not None:
+        lines += ["", f"{words.MATRIX_TITLE}:", "", f"| query by | {' | '.join(report.matrix.models)} |"]
+        lines.append("|---" * (1 + len(report.matrix.models)) + "|")
+        for name, cells in report.matrix.rows():
+            lines.append(f"| {name} | {' | '.join(words.matrix_cell(cell) for cell in cells)} |")
+        lines += ["", words.minimum(report)]
+    for line in words.controls(report) + ([words.tax(report.tax)] if report.tax is not None else []):
+        lines += ["", line]
     lines += ["", "| Student | Rule: heterogeneous − homogeneous | Difference | Satisfied |", "|---|---|---|---|"]
     for student in report.students:
         for metric, result in (("R@1", student.rule.r_at_1), ("mAP@R", student.rule.map_at_r)):

@@ -21,7 +21,8 @@ from hetero.report.canvas import (
 from hetero.report.cost_plot import plot_cost
 from hetero.report.curves import plot_curves
 from hetero.report.histograms import plot_histograms
-from hetero.report.schema import METRICS, Interval, Report, Student
+from hetero.report.numbers import Interval
+from hetero.report.schema import METRICS, Report, Student
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,19 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
+
+from hetero.report.fleet import Band, Matrix, Tax
+from hetero.report.numbers import (
+    STRICT,
+    TOLERANCE,
+    Count,
+    Interval,
+    PositiveCount,
+    Share,
+    Similarity,
+    require_inside,
+)
 
 REPORT_SCHEMA: Final = 1
 METRICS: Final = {"r_at_1": "R@1", "r_at_5": "R@5", "map_at_r": "mAP@R", "map": "mAP", "mrr": "MRR"}
@@ -17,17 +29,11 @@ METRICS: Final = {"r_at_1": "R@1", "r_at_5": "R@5", "map_at_r": "mAP@R", "map": 
 CELLS: Final = ("paragon", "heterogeneous", "homogeneous", "reverse")
 RULE_METRICS: Final = ("r_at_1", "map_at_r")
 
-_TOLERANCE = 1e-6  # sums in another order may differ in the last bits; anything more is a mistake
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_PICTURE_CHARACTERS = 200_000  # about 150 kB: a thumbnail, so that a page stays small
-_STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
 Cell = Literal["paragon", "heterogeneous", "homogeneous", "reverse"]
-Share = Annotated[float, Field(ge=-_TOLERANCE, le=1 + _TOLERANCE)]
-Count = Annotated[int, Field(ge=0, le=2**53)]  # beyond that, readers with only doubles lose digits
 Rank = Annotated[int, Field(ge=1, le=1_000_000)]
-PositiveCount = Annotated[int, Field(gt=0, le=2**53)]
-Similarity = Annotated[float, Field(ge=-1.001, le=1.001)]  # float32 dot products of unit vectors overshoot a little
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -50,29 +56,10 @@ FileText = Annotated[str, BeforeValidator(_replace_surrogates)]
 PngBase64 = Annotated[str, Field(max_length=_MAX_PICTURE_CHARACTERS), AfterValidator(_require_png)]
 
 
-class Interval(BaseModel):
-    """A score in 0..1 with its 95 % bootstrap interval; an exact number has ``low == value == high``."""
-
-    model_config = _STRICT
-    value: Share
-    low: Share
-    high: Share
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Interval:
-        _require_inside(self.value, self.low, self.high)
-        return self
-
-    @classmethod
-    def exact(cls, value: float | int) -> Interval:
-        """A number without sampling error, such as chance."""
-        return cls(value=value, low=value, high=value)
-
-
 class Metrics(BaseModel):
     """Retrieval scores of one cell, each the mean over the queries."""
 
-    model_config = _STRICT
+    model_config = STRICT
     r_at_1: Interval
     r_at_5: Interval
     map_at_r: Interval
@@ -81,7 +68,7 @@ class Metrics(BaseModel):
 
     @model_validator(mode="after")
     def _monotone(self) -> Metrics:
-        if self.r_at_1.value > self.r_at_5.value + _TOLERANCE:
+        if self.r_at_1.value > self.r_at_5.value + TOLERANCE:
             raise ValueError(f"r_at_1 ({self.r_at_1.value}) is above r_at_5 ({self.r_at_5.value})")
         return self
 
@@ -91,7 +78,7 @@ class Cells(BaseModel):
     (φ_q, φ_q), reverse (φ_g as query, φ_q as gallery).
     """
 
-    model_config = _STRICT
+    model_config = STRICT
     paragon: Metrics
     heterogeneous: Metrics
     homogeneous: Metrics
@@ -101,7 +88,7 @@ class Cells(BaseModel):
 class RuleResult(BaseModel):
     """M(φ_q, φ_g) − M(φ_q, φ_q) with its paired 95 % interval; satisfied where all of that is above 0."""
 
-    model_config = _STRICT
+    model_config = STRICT
     satisfied: bool
     difference: float
     low: float
@@ -109,7 +96,7 @@ class RuleResult(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> RuleResult:
-        _require_inside(self.difference, self.low, self.high)
+        require_inside(self.difference, self.low, self.high)
         if self.satisfied != (self.low > 0):
             raise ValueError(f"satisfied is {self.satisfied}, but low is {self.low}; satisfied means low > 0")
         return self
@@ -118,7 +105,7 @@ class RuleResult(BaseModel):
 class Rule(BaseModel):
     """The compatibility rule by metric."""
 
-    model_config = _STRICT
+    model_config = STRICT
     r_at_1: RuleResult
     map_at_r: RuleResult
 
@@ -126,14 +113,14 @@ class Rule(BaseModel):
 class Cost(BaseModel):
     """MACs for one image, or parameters, of the gallery and the query model; ``ratio`` = gallery / query."""
 
-    model_config = _STRICT
+    model_config = STRICT
     gallery: PositiveCount
     query: PositiveCount
     ratio: float = Field(gt=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Cost:
-        if not math.isclose(self.ratio, self.gallery / self.query, rel_tol=_TOLERANCE):
+        if not math.isclose(self.ratio, self.gallery / self.query, rel_tol=TOLERANCE):
             raise ValueError(f"ratio is {self.ratio}, but gallery / query is {self.gallery / self.query}")
         return self
 
@@ -146,7 +133,7 @@ class Cost(BaseModel):
 class Student(BaseModel):
     """One query model against the gallery model; a ``control`` was trained without the gallery model."""
 
-    model_config = _STRICT
+    model_config = STRICT
     name: str = Field(min_length=1)
     role: Literal["compatible", "control"]
     description: str = ""
@@ -155,6 +142,7 @@ class Student(BaseModel):
     macs: Cost
     params: Cost
     recalls: dict[Cell, dict[Rank, Interval]] = {}
+    rotated: Band | None = None
 
     @model_validator(mode="after")
     def _recalls_of_cells(self) -> Student:
@@ -165,11 +153,11 @@ class Student(BaseModel):
             if sorted(found) != list(self.recall_ranks):
                 raise ValueError(f"recalls of {cell} are at {sorted(found)}, others at {list(self.recall_ranks)}")
             for rank, known in ((1, metrics.r_at_1), (5, metrics.r_at_5)):
-                if rank in found and abs(found[rank].value - known.value) > _TOLERANCE:
+                if rank in found and abs(found[rank].value - known.value) > TOLERANCE:
                     raise ValueError(f"recalls of {cell} at {rank}: {found[rank].value}, but r_at_{rank} {known.value}")
             at_rank = {1: metrics.r_at_1, 5: metrics.r_at_5, **found}
             values = [at_rank[rank].value for rank in sorted(at_rank)]
-            if any(low > high + _TOLERANCE for low, high in pairwise(values)):
+            if any(low > high + TOLERANCE for low, high in pairwise(values)):
                 raise ValueError(f"R@k of {cell} falls with the rank: {values} at {sorted(at_rank)}")
         return self
 
@@ -183,7 +171,7 @@ class Student(BaseModel):
         for metric in RULE_METRICS:
             expected = getattr(self.cells.heterogeneous, metric).value - getattr(self.cells.homogeneous, metric).value
             got = getattr(self.rule, metric).difference
-            if abs(got - expected) > _TOLERANCE:
+            if abs(got - expected) > TOLERANCE:
                 raise ValueError(
                     f"rule.{metric}.difference of student {self.name!r} is {got}, but its cells differ by "
                     f"{expected} (heterogeneous - homogeneous)"
@@ -194,7 +182,7 @@ class Student(BaseModel):
 class DataDescription(BaseModel):
     """What was searched: counts of the scored split, and the protocol in words."""
 
-    model_config = _STRICT
+    model_config = STRICT
     name: str
     split: str
     preset: str | None = None
@@ -209,7 +197,7 @@ class DataDescription(BaseModel):
 class Run(BaseModel):
     """How the run was made; durations and speeds are by phase."""
 
-    model_config = _STRICT
+    model_config = STRICT
     name: str = Field(min_length=1)
     command: FileText
     config: dict[str, JsonValue]
@@ -227,7 +215,7 @@ class Run(BaseModel):
 class Baseline(BaseModel):
     """What needs no model: a reference below the cells."""
 
-    model_config = _STRICT
+    model_config = STRICT
     description: str = ""
     r_at_1: Interval
     r_at_5: Interval | None = None
@@ -239,7 +227,7 @@ class Baseline(BaseModel):
 class Baselines(BaseModel):
     """Raw pixels as embeddings, and chance: the expected score of a constant embedding."""
 
-    model_config = _STRICT
+    model_config = STRICT
     raw_pixels: Baseline | None = None
     chance: Baseline | None = None
 
@@ -247,7 +235,7 @@ class Baselines(BaseModel):
 class Threshold(BaseModel):
     """A similarity threshold: set at a false accept rate on training classes, tested on test classes."""
 
-    model_config = _STRICT
+    model_config = STRICT
     student: str
     cell: Cell = "heterogeneous"
     false_accept_rate: float = Field(gt=0, lt=1)
@@ -260,7 +248,7 @@ class Threshold(BaseModel):
 class Histogram(BaseModel):
     """Counts of pair similarities; bin i is [edges[i], edges[i+1])."""
 
-    model_config = _STRICT
+    model_config = STRICT
     student: str
     cell: Cell = "heterogeneous"
     edges: tuple[Similarity, ...] = Field(min_length=2)
@@ -283,7 +271,7 @@ class Histogram(BaseModel):
 class Picture(BaseModel):
     """The query of an example."""
 
-    model_config = _STRICT
+    model_config = STRICT
     id: FileText
     class_name: FileText
     image_png: PngBase64 | None = None
@@ -292,7 +280,7 @@ class Picture(BaseModel):
 class Match(BaseModel):
     """One gallery image found for a query; ``correct`` where it is of the query's class."""
 
-    model_config = _STRICT
+    model_config = STRICT
     id: FileText
     class_name: FileText
     similarity: Similarity
@@ -303,7 +291,7 @@ class Match(BaseModel):
 class Example(BaseModel):
     """A query and its top matches, best first."""
 
-    model_config = _STRICT
+    model_config = STRICT
     student: str
     query: Picture
     matches: tuple[Match, ...] = Field(min_length=1)
@@ -312,7 +300,7 @@ class Example(BaseModel):
 class CurvePoint(BaseModel):
     """One logged training step; ``terms`` are the loss's, ``student/term`` where students train jointly."""
 
-    model_config = _STRICT
+    model_config = STRICT
     phase: str
     step: Count
     epoch: float = Field(ge=0)
@@ -324,7 +312,7 @@ class CurvePoint(BaseModel):
 class Check(BaseModel):
     """A statement about the run that holds or not; where one does not, the command exits with 1."""
 
-    model_config = _STRICT
+    model_config = STRICT
     name: str
     passed: bool
     value: float | str | None
@@ -336,7 +324,7 @@ class Report(BaseModel):
     the top-level copies.
     """
 
-    model_config = _STRICT
+    model_config = STRICT
     schema_version: Literal[1] = Field(default=REPORT_SCHEMA, alias="schema")
     space_id: str = Field(min_length=1)
     run: Run
@@ -350,6 +338,8 @@ class Report(BaseModel):
     examples: tuple[Example, ...] = ()
     curves: tuple[CurvePoint, ...] = ()
     checks: tuple[Check, ...] = ()
+    matrix: Matrix | None = None
+    tax: Tax | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Report:
@@ -362,6 +352,8 @@ class Report(BaseModel):
             raise ValueError(f"two students have the same name ({', '.join(sorted(names))})")
         for student in self.students:
             _require_same_gallery_model(first, student)
+        if self.matrix is not None and not set(self.matrix.models[1:]) <= set(names):
+            raise ValueError(f"the matrix names models that are no students: {', '.join(self.matrix.models[1:])}")
         for key, parts in (
             ("thresholds", self.thresholds),
             ("histograms", self.histograms),
@@ -386,11 +378,6 @@ def json_schema() -> Mapping[str, Any]:
     return Report.model_json_schema(by_alias=True)
 
 
-def _require_inside(value: float, low: float, high: float) -> None:
-    if not low - _TOLERANCE <= value <= high + _TOLERANCE:
-        raise ValueError(f"the interval {low}..{high} does not hold its value {value}")
-
-
 def _require_same_gallery_model(first: Student, other: Student) -> None:
     if (first.macs.gallery, first.params.gallery) != (other.macs.gallery, other.params.gallery):
         raise ValueError(f"students {first.name!r} and {other.name!r} name gallery models of different cost")
@@ -398,7 +385,7 @@ def _require_same_gallery_model(first: Student, other: Student) -> None:
         raise ValueError(f"students {first.name!r} and {other.name!r} disagree on the paragon's recalls")
     for metric in METRICS:
         one, two = getattr(first.cells.paragon, metric), getattr(other.cells.paragon, metric)
-        if one is not None and two is not None and abs(one.value - two.value) > _TOLERANCE:
+        if one is not None and two is not None and abs(one.value - two.value) > TOLERANCE:
             raise ValueError(
                 f"students {first.name!r} and {other.name!r} disagree on the paragon's {metric}: "
                 f"{one.value} and {two.value}"

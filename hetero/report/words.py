@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hetero.report.fleet import MatrixCell, Tax
+from hetero.report.numbers import Interval
 from hetero.report.schema import (
     METRICS,
     RULE_METRICS,
-    Interval,
     Report,
     RuleResult,
     Student,
@@ -128,3 +129,46 @@ def summary(report: Report) -> str:
     if failed:
         sentences.append(f"{len(failed)} of {len(report.checks)} checks failed: {', '.join(failed)}.")
     return " ".join(sentences)
+
+
+MATRIX_TITLE = "all models of the space against each other, R@1 / mAP@R"
+
+
+def matrix_cell(cell: MatrixCell) -> str:
+    """``0.874 / 0.662``."""
+    return f"{cell.r_at_1.value:.4f} / {cell.map_at_r.value:.4f}"
+
+
+def minimum(report: Report) -> str:
+    """The sentence about the worst pair of models, empty without a matrix."""
+    if report.matrix is None:
+        return ""
+    worst, paragon = report.matrix.minimum, report.cells.paragon.r_at_1.value
+    share = f", {worst.r_at_1.value / paragon:.1%} of the paragon's" if paragon else ""
+    return f"Minimum cell: {worst.query} searches {worst.gallery}'s gallery with R@1 {interval(worst.r_at_1)}{share}."
+
+
+def controls(report: Report) -> list[str]:
+    """For each control that was turned, whether its scores are those of chance."""
+    lines = []
+    for student in report.students:
+        band = student.rotated
+        if band is None:
+            continue
+        for metric, name in (("r_at_1", "R@1"), ("map_at_r", "mAP@R")):
+            (low, high), value = getattr(band, metric), getattr(student.cells.heterogeneous, metric).value
+            where = "within" if low <= value <= high else "below" if value < low else "ABOVE"
+            lines.append(
+                f"{student.name}: {name} {value:.5f} against the gallery, {where} the central 95 % of "
+                f"{band.rotations} random rotations of its embeddings, {low:.5f} to {high:.5f}."
+            )
+    return lines
+
+
+def tax(found: Tax) -> str:
+    """What its tuning cost the gallery model."""
+    parts = [
+        f"{name} {one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
+        for name, one in (("R@1", found.r_at_1), ("mAP@R", found.map_at_r))
+    ]
+    return f"Tuning the gallery model towards its students cost it {', '.join(parts)} (before − after)."

@@ -116,6 +116,7 @@ def compare(
     resamples: int = RESAMPLES,
     macs: tuple[int, int] | None = None,
     params: tuple[int, int] | None = None,
+    paragon: Scores | None = None,
 ) -> CompatReport:
     """Measure the four cells from the embeddings of the same images by both models.
 
@@ -125,6 +126,7 @@ def compare(
         protocol: whose ids are rows of both.
         seed, resamples: of the bootstrap; all cells see the same resampled queries.
         macs, params: (gallery model, query model).
+        paragon: its scores, where they are known from another student.
 
     Raises:
         RetrievalError: the embeddings do not fit each other or the protocol, or cannot be scored.
@@ -143,8 +145,9 @@ def compare(
         "homogeneous": (query_model, query_model),
         "reverse": (gallery_model, query_model),
     }
+    known = {} if paragon is None else {"paragon": paragon}
     scores = {
-        cell: score(queries[protocol.query_ids], gallery[protocol.gallery_ids], protocol)
+        cell: known.get(cell) or score(queries[protocol.query_ids], gallery[protocol.gallery_ids], protocol)
         for cell, (queries, gallery) in sides.items()
     }
     values = np.stack([scores[cell].per_query(metric) for cell in CELLS for metric in METRICS], axis=1)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -93,7 +95,7 @@ class TrainConfig(_Record):
     augment: AugmentConfig = AugmentConfig()
     save_every_steps: int | None = Field(default=None, ge=1)
     log_every_steps: int = Field(default=20, ge=1)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     tensorboard: bool = False
 
     def of_student(self, own: OptimizerConfig) -> TrainConfig:
@@ -134,12 +136,14 @@ class StudentTrainConfig(TrainConfig):
             Controls see the repeated views, too. Null, or not fewer than epochs: always new views.
         cache: where the embeddings of repeated views are kept: 4 · dim bytes × images × view_epochs, twice that with
             stranger_views; ``memory`` of the device, or ``disk``, in the run directory, where a resumed run finds them.
+        gallery_precision: arithmetic of the frozen gallery model's forward, as ``precision``.
         unlabelled: more pictures for the terms that need no labels.
     """
 
     stranger_views: bool = False
     view_epochs: int | None = Field(default=None, ge=1)
     cache: Literal["memory", "disk"] = "memory"
+    gallery_precision: Precision = "auto"
     unlabelled: UnlabelledConfig | None = None
 
 

@@ -75,7 +75,7 @@ def train_students(
     phase = Phase(
         name=STUDENT_PHASE,
         trainees=trainees,
-        gallery=GalleryMemory(_embedder(config, gallery, device), views, store),
+        gallery=GalleryMemory(_embedder(train, gallery, device), views, store),
         loader=loader,
         preprocess=config.preprocess,
         train=train,
@@ -190,10 +190,9 @@ def _views(train: StudentTrainConfig, loader: Loader) -> int | None:
     return None if epochs is None or epochs >= train.epochs else epochs * loader.steps_per_epoch
 
 
-def _embedder(config: RunConfig, gallery: LoadedModel, device: torch.device) -> Embedder:
+def _embedder(train: StudentTrainConfig, gallery: LoadedModel, device: torch.device) -> Embedder:
     network = channels_last(gallery.network.to(device)).eval()
-    precision = "auto" if config.gallery.train is None else config.gallery.train.precision
-    dtype = autocast_dtype(device, precision)
+    dtype = autocast_dtype(device, train.gallery_precision)
 
     def embed(image: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
@@ -207,13 +206,12 @@ def _views_key(config: RunConfig, gallery: LoadedModel, dataset: Dataset) -> str
     """What the embeddings of the views depend on."""
     train = config.student_training
     assert train is not None  # noqa: S101
-    keys = {"batch_size", "sampler", "augment", "stranger_views", "view_epochs", "unlabelled"}
+    keys = {"batch_size", "sampler", "augment", "stranger_views", "view_epochs", "unlabelled", "gallery_precision"}
     depends = [
         gallery.card.weights_sha256,
         digest(dataset),
         config.preprocess.fingerprint(),
         train.model_dump(mode="json", include=keys),
-        config.gallery.train.precision if config.gallery.train else "auto",
         config.seed,
         strangers_by_class(config),
     ]

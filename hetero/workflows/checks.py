@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from hetero.config import RunConfig
+from hetero.report.fleet import Matrix
 from hetero.report.schema import Baselines, Check, Student
 
 
 def make_checks(
-    config: RunConfig, students: Sequence[Student], baselines: Baselines, stopped: Mapping[str, str] | None = None
+    config: RunConfig,
+    students: Sequence[Student],
+    baselines: Baselines,
+    stopped: Mapping[str, str] | None = None,
+    matrix: Matrix | None = None,
 ) -> list[Check]:
     """One check a statement; ``hetero compat`` exits with 1 where one does not hold.
 
     Args:
         stopped: students that diverged in training, with what happened.
+        matrix: of all models of the space, where there are several students.
     """
     expect = config.evaluation.expect
     checks: list[Check] = []
@@ -44,6 +50,15 @@ def make_checks(
             )
     for name, reason in (stopped or {}).items():
         checks.append(Check(name=f"{name}: training, {reason}", passed=False, value=0.0, expected="a trained student"))
+    if matrix is not None and expect.minimum_cell is not None:
+        worst, paragon = matrix.minimum, matrix.cells[0].r_at_1.value
+        checks.append(
+            _at_least(
+                f"minimum cell, {worst.query} searches {worst.gallery}: R@1 / paragon R@1",
+                worst.r_at_1.value / paragon if paragon else 0.0,
+                expect.minimum_cell,
+            )
+        )
     if students:
         checks += _paragon(config, students, baselines)
     return checks

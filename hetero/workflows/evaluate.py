@@ -20,6 +20,7 @@ from hetero.errors import ConfigError, MissingExtraError, nearest
 from hetero.journal import read_journal
 from hetero.report import schema
 from hetero.report.assemble import curves_from_journal, make_report
+from hetero.report.numbers import Interval
 from hetero.retrieval.bootstrap import interval
 from hetero.retrieval.compat import CompatReport, chance_level, compare, pixel_baseline
 from hetero.retrieval.metrics import score
@@ -28,6 +29,7 @@ from hetero.retrieval.verification import Threshold, calibrate, count_pairs, req
 from hetero.space import Compatibility
 from hetero.workflows.checks import make_checks
 from hetero.workflows.examples import make_examples
+from hetero.workflows.fleet import make_band, make_matrix, make_tax
 from hetero.workflows.recalls import with_recalls
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ def evaluate_run(
         from hetero.models.checkpoint import load_model
         from hetero.models.embed import embed
         from hetero.training.device import resolve_device
+        from hetero.training.joint import UNTUNED
         from hetero.training.run import read_run
         from hetero.training.students import read_stopped
     except ImportError:
@@ -141,6 +144,7 @@ def evaluate_run(
             resamples=config.evaluation.resamples,
             macs=_costs(gallery, model)[0],
             params=_costs(gallery, model)[1],
+            paragon=next(iter(scored.values())).scores["paragon"] if scored else None,
         )
         by_student[name] = own["test"]
         if model.card.role == "compatible":
@@ -156,10 +160,25 @@ def evaluate_run(
 
     say("scoring raw pixels")
     baselines = _baselines(dataset, test, config)
-    entries = [
-        with_recalls(_student(name, students[name], scored[name]), scored[name], config.evaluation) for name in students
-    ]
     compatible = [name for name in students if students[name].card.role == "compatible"]
+    rotations, sampling = config.evaluation.rotations, {"seed": config.seed, "resamples": config.evaluation.resamples}
+    entries = []
+    for name, model in students.items():
+        entry = with_recalls(_student(name, model, scored[name]), scored[name], config.evaluation)
+        if rotations and name not in compatible:
+            say(f"turning {name} {rotations} times")
+            turned = (by_student[name], by_gallery["test"], test.protocol)
+            entry = entry.model_copy(update={"rotated": make_band(*turned, rotations=rotations, seed=config.seed)})
+        entries.append(entry)
+    if len(compatible) > 1:
+        say("scoring all students against each other")
+    matrix = make_matrix(
+        by_gallery["test"], {name: by_student[name] for name in compatible}, scored, test.protocol, **sampling
+    )
+    tax = None
+    if (run / UNTUNED / "model.json").exists() and compatible:
+        untuned = embedded(load_model(run / UNTUNED), test.indices)
+        tax = make_tax(untuned, scored[compatible[0]].scores["paragon"], test.protocol, **sampling)
     journal = read_journal(run / "metrics.jsonl")
     return make_report(
         space_id=gallery.space.id,
@@ -193,7 +212,9 @@ def evaluate_run(
             config.seed,
         ),
         curves=curves_from_journal(journal),
-        checks=make_checks(config, entries, baselines, stopped),
+        checks=make_checks(config, entries, baselines, stopped, matrix),
+        matrix=matrix,
+        tax=tax,
     )
 
 
@@ -258,7 +279,7 @@ def _baselines(dataset: Dataset, test: Searched, config: RunConfig) -> schema.Ba
     pixels = pixel_baseline(read_pixels(dataset, test.indices, spec))
     scores = score(*_pairs(pixels, pixels, test.protocol))
     values = {
-        metric: schema.Interval(
+        metric: Interval(
             **interval(scores.per_query(metric), config.seed, resamples=config.evaluation.resamples).to_json()
         )
         for metric in ("r_at_1", "r_at_5", "map_at_r")
@@ -268,7 +289,7 @@ def _baselines(dataset: Dataset, test: Searched, config: RunConfig) -> schema.Ba
             description=f"cosine of the pictures' pixels at {side}×{side}, mean removed", **values
         ),
         chance=schema.Baseline(
-            description="expected score of a random ranking", r_at_1=schema.Interval.exact(chance_level(test.protocol))
+            description="expected score of a random ranking", r_at_1=Interval.exact(chance_level(test.protocol))
         ),
     )
 

@@ -81,7 +81,10 @@ def test_dataset_is_immutable() -> None:
         ),
         ({"images": FILES, "boxes": BOXES.astype(np.int64)}, r"got int64 \[6, 4\]"),
         ({"images": FILES, "boxes": BOXES - 4}, r"box of .*0\.png holds no pixel; got \[-4, -3, -1, 0\]"),
-        ({"images": FILES, "boxes": BOXES[:, [2, 1, 0, 3]]}, r"holds no pixel; got \[3, 1, 0, 4\]; expected left < right"),
+        (
+            {"images": FILES, "boxes": BOXES[:, [2, 1, 0, 3]]},
+            r"holds no pixel; got \[3, 1, 0, 4\]; expected left < right",
+        ),
         ({"images": FILES, "boxes": BOXES[:, [0, 3, 2, 1]]}, r"holds no pixel; got \[0, 4, 3, 1\]"),
     ],
 )

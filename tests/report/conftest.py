@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hetero.report.assemble import make_report
+from hetero.report.numbers import Interval
 from hetero.report.schema import (
     Baseline,
     Baselines,
@@ -20,7 +21,6 @@ from hetero.report.schema import (
     DataDescription,
     Example,
     Histogram,
-    Interval,
     Match,
     Metrics,
     Picture,

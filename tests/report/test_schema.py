@@ -14,7 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from hetero.report.assemble import curves_from_journal, make_report, thin_curves
-from hetero.report.schema import CurvePoint, Interval, Picture, Report, json_schema
+from hetero.report.numbers import Interval
+from hetero.report.schema import CurvePoint, Picture, Report, json_schema
 
 SPEC = Path(__file__).resolve().parents[2] / "docs" / "report-spec.md"
 Document = dict[str, Any]

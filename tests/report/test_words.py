@@ -6,7 +6,8 @@ import pytest
 
 from hetero.report import words
 from hetero.report.assemble import make_report
-from hetero.report.schema import Check, Interval, Report, RuleResult
+from hetero.report.numbers import Interval
+from hetero.report.schema import Check, Report, RuleResult
 
 
 @pytest.mark.parametrize(

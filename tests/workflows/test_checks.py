@@ -10,7 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 from toy import toy_config
 
-from hetero.report.schema import Baseline, Baselines, Interval, Student
+from hetero.report.numbers import Interval
+from hetero.report.schema import Baseline, Baselines, Student
 from hetero.workflows.checks import failed, make_checks
 
 
