@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_the_tax_is_the_difference_of_the_gallery_models_on_themselves(run, repo
 def test_all_views_of_a_report_show_matrix_controls_and_tax(report, tmp_path):
     from rich.console import Console
 
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console = Console(width=200, record=True, file=StringIO())
     console.print(render_terminal(report))
     data, page = write_report(report, tmp_path)
     assert load_report(data) == report
