@@ -13,13 +13,12 @@ from hetero.data.glyphs import GlyphsConfig, read_glyphs
 from hetero.data.npz import NpzConfig, read_npz
 from hetero.journal import read_journal
 from hetero.logs import SilentProgress
-from hetero.models.checkpoint import load_model
 from hetero.models.cost import cost
 from hetero.workflows.evaluate import evaluate_run
 from hetero.workflows.train import train_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-STEPS, BATCH = 20, 8
+STEPS, BATCH = 20, 4
 
 
 def subset(dataset, path: Path) -> Path:
@@ -57,8 +56,7 @@ def glyphs(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "side", "channels"), [("grocery", 64, 3), ("glyphs", 96, 1)])
-def test_twenty_steps_of_a_gpu_config_on_the_cpu(name, side, channels, request, monkeypatch, tmp_path):
-    monkeypatch.setenv("HETERO_DATA", str(tmp_path))
+def test_twenty_steps_of_a_gpu_config_on_the_cpu(name, side, channels, request, tmp_path):
     pictures = request.getfixturevalue(name)
     config = load_config(
         EXAMPLES / f"resnet50-{name}.yaml",
@@ -86,9 +84,7 @@ def test_twenty_steps_of_a_gpu_config_on_the_cpu(name, side, channels, request, 
     first, last = (line["loss"]["gallery"]["softmax"] for line in (lines[0], lines[STEPS - 1]))
     assert last != first
     assert not run.stopped
-    assert load_model(run.gallery).network.project.weight.dtype.is_floating_point
     ratios = {student.name: student.macs.ratio for student in evaluate_run(run.run).students}
-    assert [name for name, ratio in ratios.items() if ratio >= 80] == [
-        name for name in ratios if name[1:3] in ("80", "12")
-    ]
-    assert all(ratio >= 10 for ratio in ratios.values())
+    for name, ratio in ratios.items():
+        wanted = int(name.split("-")[0].removeprefix("x"))  # x25-alone: at least 25 times fewer MACs
+        assert wanted <= ratio < 1.25 * wanted
