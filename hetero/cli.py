@@ -175,10 +175,15 @@ def compat(
     _set_threads(threads)
     bundles = map(_named_bundle, bundle or [])
     embedders = {name: dataset_embedder(path, threads=threads or 2) for name, path in bundles}
-    report = evaluate_run(run, split=split, overrides=set_ or [], embedders=embedders, say=stderr().print)
     changed = bool(split or bundle or set_)
-    if out is not None or not changed:
-        _write_report(report, out or run)
+    kept = out or (None if changed else run)
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+    report = evaluate_run(
+        run, split=split, overrides=set_ or [], embedders=embedders, scores_to=kept, say=stderr().print
+    )
+    if kept is not None:
+        _write_report(report, kept)
     else:
         stderr().print("other than the run's own evaluation: no report written; --out FOLDER writes one")
     if json:
@@ -296,6 +301,45 @@ def report(
     else:
         _print_report(loaded)
         stdout().print(f"page: {(run if run.is_dir() else run.parent) / 'report.html'}")
+
+
+@command
+def summary(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of one config with different seeds.")],
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="FIRST:SECOND, each paragon, STUDENT, STUDENT/homogeneous or STUDENT/reverse."),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write accuracy against MACs as an SVG file.")] = None,
+    json: Json = False,
+) -> None:
+    """Put seeds of one experiment together: means, spread, and which orderings all of them support.
+
+    Example: hetero summary runs/fleet-0 runs/fleet-1 runs/fleet-2 --compare flagship:paragon
+    """
+    from rich.markdown import Markdown
+
+    from hetero import atomic
+    from hetero.report.summary import plot_summary, summary_markdown
+    from hetero.workflows.summary import summarise
+
+    found = summarise(runs, [_compared(pair) for pair in compare or []])
+    if plot is not None:
+        atomic.write_text(plot, plot_summary(found).svg)
+    if json:
+        print_json(found.to_json())
+    elif markdown:
+        sys.stdout.write(summary_markdown(found))
+    else:
+        stdout().print(Markdown(summary_markdown(found)))
+
+
+def _compared(pair: str) -> tuple[str, str]:
+    first, separator, second = pair.partition(":")
+    if not separator:
+        raise ConfigError("--compare takes two series", got=repr(pair), expected="FIRST:SECOND, such as small:paragon")
+    return first, second
 
 
 @command

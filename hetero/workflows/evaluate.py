@@ -31,6 +31,7 @@ from hetero.workflows.checks import make_checks
 from hetero.workflows.examples import make_examples
 from hetero.workflows.fleet import make_band, make_matrix, make_tax
 from hetero.workflows.recalls import with_recalls
+from hetero.workflows.scores import SCORES, save_scores
 
 if TYPE_CHECKING:
     from hetero.models.checkpoint import LoadedModel
@@ -61,6 +62,7 @@ def evaluate_run(
     split: str | None = None,
     overrides: Sequence[str] = (),
     embedders: Mapping[str, Embedder] | None = None,
+    scores_to: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> schema.Report:
     """Embed a split with the gallery model and every student of a run, and score all cells.
@@ -72,6 +74,7 @@ def evaluate_run(
         run: a finished run directory. split: instead of the config's ``evaluation.split``.
         overrides: ``key.path=value``, e.g. to search other data.
         embedders: by student name, instead of torch: how an exported bundle is scored.
+        scores_to: folder that receives ``scores.npz``, what each query scored.
         say: told what is going on.
 
     Raises:
@@ -158,6 +161,8 @@ def evaluate_run(
         if split == config.evaluation.split and not overrides and not embedders:
             _record(run, name, model, scored[name], thresholds.get(name, ()), f"{dataset.name}/{split}")
 
+    if scores_to is not None:
+        save_scores(scores_to / SCORES, scored)
     say("scoring raw pixels")
     baselines = _baselines(dataset, test, config)
     compatible = [name for name in students if students[name].card.role == "compatible"]

@@ -1,0 +1,106 @@
+"""A summary of several seeds as Markdown, and the curve of accuracy against cost as an SVG."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hetero.report import words
+from hetero.report.canvas import (
+    COLOURS,
+    CONTROL_COLOUR,
+    MARKERS,
+    TEXT,
+    TITLE,
+    Plot,
+    log_ticks,
+    new_figure,
+    plain,
+    style,
+    to_svg,
+)
+
+_NAMES = {"r_at_1": "R@1", "map_at_r": "mAP@R"}
+
+
+def summary_markdown(summary: Any) -> str:
+    """Means over the seeds with their range, and every comparison with its interval and seeds.
+
+    Args:
+        summary: a :class:`hetero.workflows.summary.Summary`.
+    """
+    first = summary.reports[0]
+    data, seeds = first.run.dataset, ", ".join(map(str, summary.seeds))
+    single = len(summary.seeds) == 1
+    lines = [
+        f"{data.name}, split `{data.split}`: {data.queries:,} queries of {data.classes:,} classes; {data.protocol}. "
+        + (f"One seed ({seeds}): no ordering is claimed." if single else f"Means over seeds {seeds}, their range."),
+        "",
+        "| Model | MACs | Fewer | R@1 in the gallery model's gallery | mAP@R | R@1 in its own | mAP@R |",
+        "|---|---|---|---|---|---|---|",
+        f"| paragon | {first.macs.gallery:,} | 1× | | | {_spread(summary, 'paragon', 'r_at_1')} | "
+        f"{_spread(summary, 'paragon', 'map_at_r')} |",
+    ]
+    for student in sorted(first.students, key=lambda one: (one.role == "control", -one.macs.query)):
+        name = student.name + (" (control)" if student.role == "control" else "")
+        cells = [
+            _spread(summary, series, metric)
+            for series in (student.name, f"{student.name}/homogeneous")
+            for metric in _NAMES
+        ]
+        ratio = words.ratio(student.macs.ratio)
+        lines.append(f"| {name} | {student.macs.query:,} | {ratio} | {' | '.join(cells)} |")
+    lines += ["", "| First − second | Metric | Difference | Seeds | Ordering |", "|---|---|---|---|---|"]
+    for one in summary.comparisons:
+        value, low, high = one.difference
+        verdict = ("above" if value > 0 else "below") if one.claimed else "not claimed"
+        shown = ", ".join(f"{seed:+.4f}" for seed in one.by_seed)
+        lines.append(
+            f"| {one.first} − {one.second} | {_NAMES[one.metric]} | {value:+.4f} [{low:+.4f}, {high:+.4f}] "
+            f"| {shown} | {verdict} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot_summary(summary: Any) -> Plot:
+    """R@1 and mAP@R against the query model's MACs, means over seeds with their range."""
+    first = summary.reports[0]
+    figure = new_figure(6.6)
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, (metric, name) in zip(panels, _NAMES.items(), strict=True):
+        style(axes, grid="y")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(log_ticks())
+        axes.minorticks_off()
+        axes.axhline(summary.mean("paragon", metric), color=COLOURS["paragon"], linewidth=0.9, linestyle=(0, (4, 3)))
+        compatible = sorted((s for s in first.students if s.role == "compatible"), key=lambda s: s.macs.query)
+        for cell, suffix in (("heterogeneous", ""), ("homogeneous", "/homogeneous")):
+            points = [(s.macs.query, summary.by_seed(s.name + suffix, metric)) for s in compatible]
+            _line(axes, points, COLOURS[cell], MARKERS[cell], f"{cell}, trained to be compatible")
+        controls = [s for s in first.students if s.role == "control"]
+        for student in controls:
+            values = summary.by_seed(f"{student.name}/homogeneous", metric)
+            _line(axes, [(student.macs.query, values)], CONTROL_COLOUR, "x", f"{plain(student.name, 24)}, homogeneous")
+        axes.set_title(f"{name}; dashed: paragon", **TITLE)
+    panels[0].legend(fontsize=8, frameon=False, loc="lower right")
+    panels[1].set_xlabel("MACs of the query model for one image (log scale)", **TEXT)
+    panels[1].xaxis.set_major_formatter(lambda value, _: words.count(value))
+    alt = f"Accuracy against MACs of the query model over seeds {', '.join(map(str, summary.seeds))}. " + " ".join(
+        f"{s.name}: {words.ratio(s.macs.ratio)} fewer MACs, R@1 {summary.mean(s.name, 'r_at_1'):.4f} in the gallery "
+        f"model's gallery, {summary.mean(s.name + '/homogeneous', 'r_at_1'):.4f} in its own."
+        for s in first.students
+    )
+    return Plot(to_svg(figure), alt, "Each mark is the mean over the seeds, each bar from the least to the greatest.")
+
+
+def _line(axes: Any, points: list[tuple[int, tuple[float, ...]]], colour: str, marker: str, label: str) -> None:
+    costs = [cost for cost, _ in points]
+    means = [sum(values) / len(values) for _, values in points]
+    axes.plot(costs, means, marker=marker, color=colour, markersize=5, linewidth=1.2, label=label)
+    for cost, values in points:
+        axes.plot([cost, cost], [min(values), max(values)], color=colour, linewidth=2.2)
+
+
+def _spread(summary: Any, series: str, metric: str) -> str:
+    values = summary.by_seed(series, metric)
+    mean = f"{summary.mean(series, metric):.4f}"
+    return mean if len(values) == 1 else f"{mean} [{min(values):.4f}, {max(values):.4f}]"

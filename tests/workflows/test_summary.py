@@ -1,0 +1,152 @@
+"""Several seeds together: means, paired differences, and an ordering only where interval and all seeds agree."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
+from commands import documents, run
+from toy import toy_tree, write_pictures
+
+from hetero.errors import CheckpointError, ConfigError
+from hetero.retrieval.bootstrap import paired_difference
+from hetero.workflows.scores import SCORES, load_scores
+from hetero.workflows.summary import Comparison, summarise
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds")
+    (folder / "toy.yaml").write_text(yaml.safe_dump(toy_tree(write_pictures(folder / "toy.npz"))))
+    for seed in (0, 1):
+        run("train", folder / "toy.yaml", "--out", folder / str(seed), "--set", f"seed={seed}", "--threads", "1")
+        run("compat", folder / str(seed), code=1)
+    return [folder / "0", folder / "1"]
+
+
+def rewritten(source, target, change):
+    """A copy of a run whose per-query scores are changed."""
+    shutil.copytree(source, target)
+    arrays = dict(np.load(target / SCORES))
+    change(arrays)
+    np.savez_compressed(target / SCORES, **arrays)
+    return target
+
+
+def test_compat_keeps_what_each_query_scored_and_its_means_are_the_reports(runs):
+    scores = load_scores(runs[0] / SCORES)
+    assert set(scores) == {"paragon", "small", "small/homogeneous", "small/reverse", "alone", "alone/homogeneous",
+                           "alone/reverse"}  # fmt: skip
+    report = json.loads((runs[0] / "report.json").read_text())
+    cells = report["students"][0]["cells"]
+    for series, cell in (("paragon", "paragon"), ("small", "heterogeneous"), ("small/homogeneous", "homogeneous")):
+        for metric in ("r_at_1", "map_at_r"):
+            assert scores[series][metric].mean() == pytest.approx(cells[cell][metric]["value"], abs=1e-6)
+
+
+def test_a_summary_has_means_over_seeds_and_paired_differences(runs):
+    found = summarise(runs, [("small", "paragon")])
+    one, two = (load_scores(path / SCORES) for path in runs)
+    assert found.seeds == (0, 1)
+    assert found.by_seed("small", "r_at_1") == pytest.approx([s["small"]["r_at_1"].mean() for s in (one, two)])
+    gaps = [s["small"]["r_at_1"].astype(float) - s["paragon"]["r_at_1"] for s in (one, two)]
+    comparison = found.comparisons[0]
+    assert comparison.by_seed == pytest.approx([gap.mean() for gap in gaps])
+    expected = paired_difference(np.mean(gaps, axis=0), np.zeros(len(gaps[0])))
+    assert tuple(comparison.difference) == pytest.approx(tuple(expected))
+    assert found.mean("small", "r_at_1") == pytest.approx(np.mean([s["small"]["r_at_1"].mean() for s in (one, two)]))
+
+
+def test_by_default_compatible_students_are_compared_with_the_paragon_and_themselves(runs):
+    pairs = {(one.first, one.second) for one in summarise(runs).comparisons}
+    assert pairs == {("small", "paragon"), ("small", "small/homogeneous")}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seeds", "claimed"),
+    [
+        (0.01, 0.03, (0.02, 0.01, 0.03), True),
+        (-0.03, -0.01, (-0.02, -0.01, -0.03), True),
+        (-0.01, 0.03, (0.02, 0.01, 0.03), False),  # the interval holds 0
+        (0.01, 0.03, (0.04, -0.001, 0.03), False),  # one seed says otherwise
+        (0.01, 0.03, (0.02,), False),  # a single seed claims nothing
+    ],
+)
+def test_an_ordering_is_claimed_where_interval_and_every_seed_agree(low, high, seeds, claimed):
+    from hetero.retrieval.bootstrap import Interval
+
+    assert Comparison("a", "b", "r_at_1", Interval((low + high) / 2, low, high), seeds).claimed == claimed
+
+
+def test_the_command_prints_json_markdown_a_table_and_a_plot(runs, tmp_path):
+    content = documents(run("summary", *runs, "--json", "--compare", "small:small/homogeneous"))
+    assert content["seeds"] == [0, 1]
+    assert len(content["series"]["small"]["map_at_r"]) == 2
+    assert [(c["first"], c["second"]) for c in content["comparisons"]] == [("small", "small/homogeneous")] * 2
+    plot = tmp_path / "curve.svg"
+    text = run("summary", *runs, "--markdown", "--plot", plot).stdout
+    assert "| small − paragon | R@1 | " in text
+    value = np.mean(content["series"]["small"]["r_at_1"])
+    assert f"| small | {next(s['macs'] for s in content['students'] if s['name'] == 'small'):,} |" in text
+    assert f"{value:.4f} [" in text
+    assert plot.read_text().startswith("<?xml") or "<svg" in plot.read_text()
+    assert "small − paragon" in run("summary", *runs).stdout.replace("\n", " ")
+    assert "no ordering is claimed" in run("summary", runs[0], "--markdown").stdout
+
+
+def test_runs_that_are_not_seeds_of_one_experiment_are_refused(runs, tmp_path):
+    with pytest.raises(ConfigError, match="same seed"):
+        summarise([runs[0], runs[0]])
+    with pytest.raises(ConfigError, match="a summary needs runs"):
+        summarise([])
+    other = tmp_path / "other"
+    shutil.copytree(runs[1], other)
+    report = json.loads((other / "report.json").read_text())
+    report["run"]["config"]["student_training"]["lr"] = 0.5
+    (other / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ConfigError, match=r"no seed of the experiment.*got other training"):
+        summarise([runs[0], other])
+
+
+def test_a_series_that_there_is_not_is_refused_naming_the_nearest(runs):
+    with pytest.raises(ConfigError, match=r"no series 'smal' to compare.*small"):
+        summarise(runs, [("smal", "paragon")])
+    assert "FIRST:SECOND" in run("summary", *runs, "--compare", "small", code=2).stderr.replace("\n", " ")
+
+
+def test_damaged_or_missing_scores_are_refused(runs, tmp_path):
+    def broken(name, change):
+        return rewritten(runs[1], tmp_path / name, change)
+
+    with pytest.raises(CheckpointError, match="does not hold the scores of a run"):
+        summarise([runs[0], broken("short", lambda a: a.update({"small|r_at_1": a["small|r_at_1"][:5]}))])
+    with pytest.raises(CheckpointError, match="does not hold the scores of a run"):
+        summarise([runs[0], broken("none", lambda a: [a.pop(k) for k in list(a) if k.startswith("paragon")])])
+    cut = broken("cut", lambda a: None)
+    (cut / SCORES).write_bytes((cut / SCORES).read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        summarise([runs[0], cut])
+    (cut / SCORES).unlink()
+    with pytest.raises(CheckpointError, match="there is no"):
+        summarise([runs[0], cut])
+    pickled = broken("pickle", lambda a: a.update({"small|r_at_1": np.array([{}], dtype=object)}))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        summarise([runs[0], pickled])
+
+
+def test_the_difference_of_a_student_that_is_better_on_every_query_is_claimed(runs, tmp_path):
+    changed = [
+        rewritten(path, tmp_path / str(seed), lambda a: a.update({"small|r_at_1": a["paragon|r_at_1"] + 0.25}))
+        for seed, path in enumerate(runs)
+    ]
+    comparison = summarise(changed, [("small", "paragon")]).comparisons[0]
+    assert comparison.claimed
+    assert tuple(comparison.difference) == pytest.approx((0.25, 0.25, 0.25))
