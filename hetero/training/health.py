@@ -18,10 +18,12 @@ class Health:
     """Part of the committed state, so that a resumed run stops the same students.
 
     Attributes:
-        stopped: name to what happened. first: name to the mean loss of its first metrics line. bad: lines in a row.
+        stopped: name to what happened. told: those of them that a metrics line has named.
+        first: name to the mean loss of its first metrics line. bad: lines in a row.
     """
 
     stopped: dict[str, str] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
     first: dict[str, float] = field(default_factory=dict)
     bad: dict[str, int] = field(default_factory=dict)
 
@@ -60,10 +62,21 @@ class Health:
                     break
         return found
 
+    def tell(self) -> dict[str, str]:
+        """Who was stopped since the last metrics line."""
+        new = {name: reason for name, reason in self.stopped.items() if name not in self.told}
+        self.told += new
+        return new
+
     def well(self, names: Sequence[str]) -> list[str]:
         """Those of ``names`` that were not stopped."""
         return [name for name in names if name not in self.stopped]
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict for the state; read back by ``Health(**…)``."""
-        return {"stopped": dict(self.stopped), "first": dict(self.first), "bad": dict(self.bad)}
+        return {
+            "stopped": dict(self.stopped),
+            "told": list(self.told),
+            "first": dict(self.first),
+            "bad": dict(self.bad),
+        }

@@ -122,7 +122,6 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> dict[str, str]:
     progress.start(phase.name, total=phase.steps, done=first)
     mark, marked = time.perf_counter(), first
     last_saved = first
-    told = set(health.stopped)
     try:
         for batch, more in _batches(phase, first):
             terms = _step(phase, batch, more, health)
@@ -134,8 +133,7 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> dict[str, str]:
                 speed = (done - marked) * len(batch.labels) / (now - mark)
                 means = meter.means()
                 _require(phase, health, health.check_line(means, done), last_saved)
-                line = _line(phase, batch, means, {k: v for k, v in health.stopped.items() if k not in told}, speed)
-                told = set(health.stopped)
+                line = _line(phase, batch, means, health.tell(), speed)
                 journal.append(line)
                 if board is not None:
                     _write_board(board, line)

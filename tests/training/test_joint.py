@@ -123,11 +123,19 @@ def test_a_diverging_student_is_stopped_and_named_and_the_others_do_not_notice(
     assert not check.passed
 
 
-def test_a_run_interrupted_after_a_student_was_stopped_stops_it_again(pictures, gallery, tmp_path):
-    tree = with_students(pictures, gallery, student("good"), student("bad", train={"lr": 1e38}))
+@pytest.mark.parametrize("advances", [1, 3])
+def test_a_run_interrupted_after_a_student_was_stopped_stops_it_again(pictures, gallery, tmp_path, advances):
+    # Saved at every step: the stop is committed before a metrics line has told of it.
+    tree = with_students(
+        pictures, gallery, student("good"), student("bad", train={"lr": 1e38}), save_every_steps=1, log_every_steps=5
+    )
     whole = train(tree, tmp_path / "whole")
     with pytest.raises(Killed):
-        train(tree, tmp_path / "cut", StopAt(3))
+        train(tree, tmp_path / "cut", StopAt(advances))
+    states = sorted((tmp_path / "cut" / "state" / "students").glob("step-*"))
+    for newest in states[-1:] if advances == 1 else []:
+        assert "bad" in json.loads((newest / "state.json").read_text())["meter"]["health"]["stopped"]
+        (tmp_path / "cut" / "metrics.jsonl").write_text("")  # as if killed before the line was written
     cut = train(tree, tmp_path / "cut")
     assert cut.stopped == whole.stopped
     assert weights(cut.run) == weights(whole.run)
