@@ -18,7 +18,7 @@ from commands import documents, run
 
 import hetero.cli as cli
 
-COMMANDS = ["demo", "train", "index", "query", "compat", "export", "verify", "sign", "report", "data"]
+COMMANDS = ["demo", "train", "index", "query", "compat", "templates", "export", "verify", "sign", "report", "data"]
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
-"""IJB-C as the release has it, of toy patterns: eight subjects never trained on, boxes in larger pictures, media.
+"""IJB-C as the release has it, of toy patterns: twelve subjects never trained on, boxes in larger pictures, media.
 
-Counted by hand: subject s (100 … 107) is enrolled as template s, of three images of two media, even subjects in G1 and
-odd ones in G2. Each has 27 probe templates of two images. So a gallery has four templates, 4 · 27 = 108 mated and 108
-non-mated probes; 1:1 compares all 216 probes with all 8 enrolled: 216 genuine and 1512 impostor pairs.
+Counted by hand: subject s (100 … 111) is enrolled as template s, of three images of two media, even subjects in G1 and
+odd ones in G2. Each has 18 probe templates of two images. So a gallery has six templates, 6 · 18 = 108 mated and 108
+non-mated probes; 1:1 compares all 216 probes with all 12 enrolled: 216 genuine and 216 · 11 = 2376 impostor pairs.
+There are 12 · (3 + 36) = 468 faces in 228 templates.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import numpy as np
 from PIL import Image
 from toy import write_pictures
 
-SUBJECTS, ENROLLED_IMAGES, PROBES, PROBE_IMAGES = 8, 3, 27, 2
+SUBJECTS, ENROLLED_IMAGES, PROBES, PROBE_IMAGES = 12, 3, 18, 2
 PER_SUBJECT = ENROLLED_IMAGES + PROBES * PROBE_IMAGES
 COLUMNS = "TEMPLATE_ID,SUBJECT_ID,FILENAME,FACE_X,FACE_Y,FACE_WIDTH,FACE_HEIGHT"
 SIDE = 12  # of a pattern; pictures are 40 × 20 and hold two
+CLASSES = 48  # of patterns; a run trains on the first half
 
 
 def write_faces(root: Path) -> Path:
-    """Write the release below ``root``; pictures hold two faces where a subject's neighbour has one to spare."""
-    content = np.load(write_pictures(root / "patterns.npz", images_per_class=PER_SUBJECT))
+    """Write the release below ``root``; every picture holds the faces of two subjects."""
+    content = np.load(write_pictures(root / "patterns.npz", num_classes=CLASSES, images_per_class=PER_SUBJECT))
     rng = np.random.default_rng(5)
     (root / "images" / "img").mkdir(parents=True)
     lists: dict[str, list[str]] = {"enroll": [], "verif": [], "G1": [], "G2": []}
@@ -33,7 +35,7 @@ def write_faces(root: Path) -> Path:
             for place in (0, 1):
                 subject = couple + place
                 x, y = int(rng.integers(0, 8)) + 20 * place, int(rng.integers(0, 8))
-                face = content["images"][np.flatnonzero(content["labels"] == SUBJECTS + subject)[index]]
+                face = content["images"][np.flatnonzero(content["labels"] == CLASSES // 2 + subject)[index]]
                 canvas[y : y + SIDE, x : x + SIDE] = face
                 template, medium = template_of(subject, index)
                 row = f"{100 + subject},{name}", f"{x},{y},{SIDE},{SIDE}"
