@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hetero import cli_device, cli_export
+from hetero import cli_device, cli_export, cli_templates
 from hetero.console import (
     CheckFailedError,
     Command,
@@ -191,6 +191,9 @@ def compat(
     else:
         _print_report(report)
     require(report)
+
+
+command(cli_templates.templates)
 
 
 @command

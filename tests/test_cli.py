@@ -18,7 +18,9 @@ from commands import documents, run
 
 import hetero.cli as cli
 
-COMMANDS = ["demo", "train", "index", "query", "compat", "export", "verify", "sign", "report", "summary", "data"]
+COMMANDS = [
+    "demo", "train", "index", "query", "compat", "templates", "export", "verify", "sign", "report", "summary", "data",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

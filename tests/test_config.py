@@ -77,6 +77,7 @@ def test_the_digest_changes_with_any_value(tree):
         (["evaluation.false_accept_rates=[0]"], "false_accept_rates"),
         (["evaluation.preset=cub2000"], r"no evaluation preset 'cub2000'; expected one of cub200, .*nearest: cub200"),
         (["evaluation.preset=3"], r"evaluation\.preset"),
+        (["evaluation.preset=ijbc-1:N"], r"'ijbc-1:N' scores templates.*run: hetero templates RUN PATH --protocol 1:N"),
         (["evaluation.preset=sop"], "evaluation.preset sop belongs to data of format sop, not npz"),
         (["evaluation={preset: sop, split: val}"], "preset sop searches the split test, not 'val'"),
         (["data=3"], "data"),

@@ -89,19 +89,21 @@ def assemble(config: IjbcConfig, root: Path, content: Mapping[int, list[Face]]) 
         )
     bad = {i: f"{paths[i]}: no such file" for i in missing}
     there = [i for i in range(len(paths)) if i not in bad]
-    bad |= {there[i]: line for i, line in unusable([paths[i] for i in there], skip_bad=config.skip_bad).items()}
+    cut = [box for _, box, _ in number]
+    boxes = None if None in cut else np.array(cut, np.int32)
+    found = unusable([paths[i] for i in there], skip_bad=config.skip_bad, boxes=None if boxes is None else boxes[there])
+    bad |= {there[i]: line for i, line in found.items()}
     kept = np.array([i not in bad for i in range(len(paths))], bool)
     place = np.cumsum(kept) - 1
     subjects = np.unique([content[template][0].subject for template in ids])
     labels = np.searchsorted(subjects, [subject for _, _, subject in number])[kept]
-    boxes = [box for (_, box, _), use in zip(number, kept, strict=True) if use]
     dataset = Dataset(
         name="IJB-C",
         images=tuple(path for path, use in zip(paths, kept, strict=True) if use),
         labels=labels,
         class_names=tuple(str(subject) for subject in subjects.tolist()),
         splits={"test": np.arange(len(labels))},
-        boxes=None if None in boxes else np.array(boxes, np.int32),
+        boxes=None if boxes is None else boxes[kept],
         skipped=tuple(bad[i] for i in sorted(bad)),
     )
     member = np.flatnonzero(kept[np.array(images)])

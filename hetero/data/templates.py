@@ -57,6 +57,10 @@ class TemplateSet:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def filled(self) -> np.ndarray:
+        """``bool [t]``: the templates that have an image."""
+        return np.isin(np.arange(len(self)), self.rows)
+
 
 @dataclass(frozen=True)
 class TemplatePairs:

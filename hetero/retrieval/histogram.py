@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
 
 import numpy as np
 
@@ -81,8 +82,31 @@ def threshold_at(counts: PairCounts, far: float) -> float:
     return least_step(counts.impostor, far)
 
 
-def require_pairs(pairs: int, far: float) -> None:
+def trials_needed(rate: float) -> int:
+    """How many trials a rate between 0 and 1 needs: 10 / rate."""
+    return math.ceil(TRIALS_PER_RATE / rate)
+
+
+def least_rate(trials: int) -> float | None:
+    """The least rate of two significant digits that so many trials can support; None where they support none."""
+    if trials <= TRIALS_PER_RATE:
+        return None
+    return float(Context(prec=2, rounding=ROUND_CEILING).divide(Decimal(TRIALS_PER_RATE), Decimal(trials)))
+
+
+def require_pairs(
+    pairs: int,
+    far: float,
+    *,
+    counted: str = "pairs of different classes",
+    fix: str = "use more images, or state a higher rate in evaluation.false_accept_rates",
+) -> None:
     """Refuse a false accept rate that this many impostor pairs cannot support.
+
+    Args:
+        pairs: how many there are.
+        far: the rate.
+        counted, fix: words of the message.
 
     Raises:
         RetrievalError: ``far`` not between 0 and 1, or fewer than 10/far pairs.
@@ -93,8 +117,8 @@ def require_pairs(pairs: int, far: float) -> None:
         rate="false accept rate",
         short="FAR",
         trials="impostor pairs",
-        counted="pairs of different classes",
-        fix="use more images, or state a higher rate in evaluation.false_accept_rates",
+        counted=counted,
+        fix=fix,
     )
 
 
@@ -111,11 +135,11 @@ def require_trials(number: int, value: float, *, rate: str, short: str, trials: 
     """
     if not 0.0 < value < 1.0:
         raise RetrievalError(f"a {rate} lies between 0 and 1", got=value, fix="for example 0.001")
-    needed = math.ceil(TRIALS_PER_RATE / value)
+    needed, least = trials_needed(value), least_rate(number)
     if number < needed:
         raise RetrievalError(
             f"too few {trials} to set a threshold at a {rate} of {value:g}",
             got=f"{number} {counted}",
             expected=f"at least {needed} ({TRIALS_PER_RATE} / {short})",
-            fix=f"{fix}: {TRIALS_PER_RATE / max(number, 1):.2g} or more",
+            fix=f"{fix}: {least:g} or more" if least is not None else f"{fix}; so few support no rate at all",
         )

@@ -164,7 +164,7 @@ def identify(
         )
     searches = {}
     for name, gallery in galleries.items():
-        _require_probes(name, subjects, np.asarray(gallery.subjects), fpirs)
+        require_probes(name, subjects, np.asarray(gallery.subjects), fpirs)
         searches[name] = search(probes, subjects, gallery)
     mated = np.stack([one.mated for one in searches.values()], axis=1)
 
@@ -217,7 +217,17 @@ def search(probes: np.ndarray, subjects: np.ndarray, gallery: Enrolled) -> Searc
     return Search(protocol.num_matches > 0, best, mate, first)
 
 
-def _require_probes(name: str, subjects: np.ndarray, enrolled: np.ndarray, fpirs: tuple[float, ...]) -> None:
+def require_probes(name: str, subjects: np.ndarray, enrolled: np.ndarray, fpirs: tuple[float, ...]) -> None:
+    """Refuse, before anything is embedded, a gallery and probes that cannot support the rates.
+
+    Args:
+        name: of the gallery, for the message.
+        subjects, enrolled: ``int [q]`` of the probes and ``int [n]`` of the gallery.
+        fpirs: the rates.
+
+    Raises:
+        RetrievalError: no mated probe, or fewer than 10/FPIR non-mated ones for one of the rates.
+    """
     mated = int(np.isin(subjects, enrolled).sum())
     if mated == 0:
         raise RetrievalError(

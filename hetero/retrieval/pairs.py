@@ -142,7 +142,12 @@ def require_enough(pairs: TemplatePairs, fars: tuple[float, ...]) -> None:
     """
     genuine = int(np.count_nonzero(pairs.same))
     for far in fars:
-        require_pairs(len(pairs) - genuine, far)
+        require_pairs(
+            len(pairs) - genuine,
+            far,
+            counted="pairs of different subjects",
+            fix="use a longer list of pairs, or state a higher rate",
+        )
     if genuine == 0:
         raise RetrievalError(
             "the list holds no genuine pair, so there is no true accept rate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from hetero.errors import ConfigError, nearest
 from hetero.retrieval.bootstrap import RESAMPLES, Interval, intervals
@@ -93,17 +93,91 @@ PRESETS: Final[dict[str, Preset]] = {
 }
 
 
+@dataclass(frozen=True)
+class TemplatePreset:
+    """How ``hetero templates`` scores a published set of templates, which no ``data`` section reads.
+
+    Attributes:
+        name: how it is called.
+        benchmark: the reader it belongs to.
+        protocol: verification of pairs (1:1) or search in galleries (1:N).
+        fars: false accept rates of 1:1, at which TAR is reported.
+        ranks, fpirs: of 1:N: ranks of the closed set, false positive identification rates of the open one.
+        source: the paper that set it.
+    """
+
+    name: str
+    benchmark: str
+    protocol: Literal["1:1", "1:N"]
+    fars: tuple[float, ...]
+    ranks: tuple[int, ...]
+    fpirs: tuple[float, ...]
+    source: str
+
+
+_IJBC = "Maze et al., IARPA Janus Benchmark – C: face dataset and protocol, ICB 2018"
+
+TEMPLATE_PRESETS: Final[dict[str, TemplatePreset]] = {
+    preset.name: preset
+    for preset in (
+        TemplatePreset(
+            name="ijbc-1:1",
+            benchmark="ijbc",
+            protocol="1:1",
+            fars=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),  # its 15.6 million impostor pairs support the last
+            ranks=(),
+            fpirs=(),
+            source=f"{_IJBC} (test 1, 1:1 verification: TAR at stated FARs)",
+        ),
+        TemplatePreset(
+            name="ijbc-1:N",
+            benchmark="ijbc",
+            protocol="1:N",
+            fars=(),
+            ranks=(1, 5, 10),
+            fpirs=(1e-1, 1e-2),
+            source=f"{_IJBC} (test 4, 1:N mixed search in galleries G1 and G2)",
+        ),
+    )
+}
+
+
 def find_preset(name: str) -> Preset:
-    """The preset of this name.
+    """The preset of this name that a config can name.
+
+    Raises:
+        ConfigError: there is none (lists the nearest), or it scores templates, which a command does.
+    """
+    if name in TEMPLATE_PRESETS:
+        preset = TEMPLATE_PRESETS[name]
+        raise ConfigError(
+            f"the preset {name!r} scores templates, which no data section holds",
+            expected=nearest(name, PRESETS),
+            fix=f"remove evaluation.preset, train, and run: hetero templates RUN PATH --protocol {preset.protocol}",
+        )
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise ConfigError(
+            f"there is no evaluation preset {name!r}",
+            expected=nearest(name, [*PRESETS, *TEMPLATE_PRESETS]),
+            fix="correct evaluation.preset",
+        ) from None
+
+
+def find_template_preset(name: str) -> TemplatePreset:
+    """The preset of ``hetero templates`` of this name.
 
     Raises:
         ConfigError: there is none; lists the nearest.
     """
     try:
-        return PRESETS[name]
+        return TEMPLATE_PRESETS[name]
     except KeyError:
         raise ConfigError(
-            f"there is no evaluation preset {name!r}", expected=nearest(name, PRESETS), fix="correct evaluation.preset"
+            f"there is no preset of templates {name!r}",
+            expected=nearest(name, TEMPLATE_PRESETS),
+            fix="correct the name",
         ) from None
 
 

@@ -6,7 +6,7 @@ a threshold carried over from another cell would answer at another false accept 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,22 @@ def verification_matrix(
     clusters: np.ndarray | None = None,
     seed: int = 0,
 ) -> VerificationMatrix:
-    """Measure all cells; every model embedded the same templates.
+    """Measure all cells and keep each one's whole curve; arguments and errors as :func:`verification_cells`."""
+    cells = dict(verification_cells(embeddings, pairs, fars, clusters=clusters, seed=seed))
+    return VerificationMatrix(tuple(embeddings), cells)
+
+
+def verification_cells(
+    embeddings: Mapping[str, np.ndarray],
+    pairs: TemplatePairs,
+    fars: tuple[float, ...] = FARS,
+    *,
+    clusters: np.ndarray | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[tuple[str, str], Roc]]:
+    """Yield (query model, gallery model) and its ROC, cell by cell: a curve is 32 MiB, and a fleet has many cells.
+
+    Every model embedded the same templates.
 
     Args:
         embeddings: by model name, ``[t, d]``, L2-normalised, one row a template, all of one space.
@@ -85,9 +100,7 @@ def verification_matrix(
             expected="one shape [templates, dimension]",
         )
     require_enough(pairs, fars)
-    cells = {
-        (query, gallery): verify(embeddings[query], embeddings[gallery], pairs, fars, clusters=clusters, seed=seed)
-        for query in embeddings
-        for gallery in embeddings
-    }
-    return VerificationMatrix(tuple(embeddings), cells)
+    for query in embeddings:
+        for gallery in embeddings:
+            roc = verify(embeddings[query], embeddings[gallery], pairs, fars, clusters=clusters, seed=seed)
+            yield (query, gallery), roc

@@ -249,6 +249,19 @@ def test_missing_images_are_refused_or_listed(release: Path) -> None:
     }
 
 
+def test_a_box_outside_its_picture_is_left_out_like_an_unreadable_one(release: Path) -> None:
+    for path in (VERIF, "protocols/test4/probes.csv"):
+        change(path, "11,10,img/4.png,-1,0,4,4", "11,10,img/4.png,90,0,4,4")(release)
+    assert len(read_ijbc(IjbcConfig(path=release)).dataset) == 9
+    found = read_ijbc(IjbcConfig(path=release, skip_bad=True))
+    assert len(found.dataset) == 8
+    assert found.dataset.boxes is not None
+    assert len(found.dataset.boxes) == 8
+    [line] = found.dataset.skipped
+    assert "4.png" in line
+    assert content(found)[11] == ("10", [("5.png", 77), ("6.png", 77)])
+
+
 def change(path: str, old: str, new: str) -> Callable[[Path], None]:
     def edit(root: Path) -> None:
         text = (root / path).read_text()

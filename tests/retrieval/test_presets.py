@@ -12,7 +12,7 @@ from hetero.data.open import parse_data_config
 from hetero.errors import ConfigError, RetrievalError
 from hetero.retrieval.bootstrap import interval
 from hetero.retrieval.metrics import METRICS, score
-from hetero.retrieval.presets import PRESETS, find_preset, recalls
+from hetero.retrieval.presets import PRESETS, TEMPLATE_PRESETS, find_preset, find_template_preset, recalls
 from hetero.retrieval.protocol import leave_one_out, query_gallery
 
 
@@ -36,6 +36,25 @@ def test_a_preset_that_is_not_there_names_the_nearest():
     assert find_preset("sop") is PRESETS["sop"]
     with pytest.raises(ConfigError, match=r"no evaluation preset 'deepfashion2'; .*nearest: deepfashion2-c2s.*fix"):
         find_preset("deepfashion2")
+
+
+def test_the_presets_of_templates_have_the_rates_of_ijbc_and_no_config_can_name_them():
+    rates = {
+        name: (preset.protocol, preset.fars, preset.ranks, preset.fpirs) for name, preset in TEMPLATE_PRESETS.items()
+    }
+    assert rates == {
+        "ijbc-1:1": ("1:1", (0.1, 0.01, 0.001, 1e-4, 1e-5, 1e-6), (), ()),
+        "ijbc-1:N": ("1:N", (), (1, 5, 10), (0.1, 0.01)),
+    }
+    for name, preset in TEMPLATE_PRESETS.items():
+        assert find_template_preset(name) is preset
+        assert "ICB 2018" in preset.source
+        with pytest.raises(ConfigError, match=f"fix: .*hetero templates RUN PATH --protocol {preset.protocol}"):
+            find_preset(name)
+    with pytest.raises(ConfigError, match=r"no evaluation preset 'ijbc'; expected one of .*ijbc-1:1, ijbc-1:N"):
+        find_preset("ijbc")
+    with pytest.raises(ConfigError, match=r"no preset of templates 'sop'; expected one of ijbc-1:1, ijbc-1:N"):
+        find_template_preset("sop")
 
 
 def plane(*similarities):
