@@ -186,12 +186,16 @@ class RunConfig(_Record):
         names = [student.name for student in self.students]
         if len(set(names)) != len(names):
             raise ValueError("students: two have the same name")
+        if "gallery" in names:
+            raise ValueError("students: the name gallery is the gallery model's")
         if self.students and self.student_training is None:
             raise ValueError("student_training is missing: the students need epochs, lr and so on")
         for student in self.students:
             _require_trainable(student, self.student_training)
         if isinstance(self.joint, TogetherConfig):
             _require_together(self)
+        if isinstance(self.joint, TunedConfig) and not any(s.role == "compatible" for s in self.students):
+            raise ValueError("joint: tuned draws the gallery model towards compatible students, and there are none")
         try:
             if self.gallery.arch is not None:
                 self.require_fitting(self.gallery.arch)
@@ -245,13 +249,15 @@ def _require_trainable(student: StudentConfig, train: StudentTrainConfig | None)
 def _require_together(config: RunConfig) -> None:
     """Together there is one stream of batches, and nothing of the gallery model is known beforehand."""
     gallery, students = config.gallery.train, config.student_training
-    if gallery is None or students is None:
+    if gallery is None or students is None or not config.students:
         raise ValueError("joint: together trains gallery model and students: a checkpoint or no student is no partner")
-    for key in ("epochs", "batch_size", "sampler", "augment"):
+    for key in ("epochs", "batch_size", "sampler", "augment", "log_every_steps", "save_every_steps", "tensorboard"):
         if getattr(gallery, key) != getattr(students, key):
             raise ValueError(
                 f"joint: together has one stream of batches: gallery.train.{key} must equal student_training.{key}"
             )
+    if students.cache != "memory" or students.gallery_precision != "auto":
+        raise ValueError("joint: together has no frozen gallery model: no cache and no gallery_precision")
     if students.view_epochs is not None:
         raise ValueError("joint: together cannot remember embeddings of a gallery model that changes: no view_epochs")
     for student in config.students:

@@ -86,7 +86,10 @@ class CompatibilityLoss(nn.Module):
         total, terms = embedding.new_zeros(()), {}
         for name in self.config.terms:
             config = getattr(self.config, name)
-            terms[name] = _TERMS[name](config, batch, self)
+            if name in _OF_CLASSES and len(batch.classes) == 0:
+                terms[name] = embedding.sum() * 0  # a mean over nothing
+            else:
+                terms[name] = _TERMS[name](config, batch, self)
             total = total + config.weight * terms[name]
         return total, terms
 
@@ -102,6 +105,7 @@ class _Batch:
     gallery: Any
 
 
+_OF_CLASSES = ("softmax", "influence", "centre")
 _ALIGNMENTS = {"cosine": alignment_loss, "l2": l2_alignment_loss}
 _TERMS: dict[str, Callable[[Any, _Batch, Any], Tensor]] = {  # of the term's config, the batch, the whole loss
     "softmax": lambda config, batch, loss: margin_softmax_loss(

@@ -34,7 +34,8 @@ def decoupled_loss(
     Needs no labels. No gradient reaches gallery embeddings or candidates.
 
     Source: Xie et al., D3still: Decoupled differential distillation for asymmetric image retrieval, CVPR 2024; the
-    feature part there is the Euclidean norm of the batch's differences, here their mean.
+    feature part there is the Euclidean norm of the batch's differences, here their mean, and the nearest neighbour,
+    there the picture itself, is left out.
     """
     known, rows = nearest_candidates(gallery, candidates, neighbours=neighbours)
     seen = query_cosines(query, candidates, rows)

@@ -131,7 +131,7 @@ class Cost(BaseModel):
 
 
 class Student(BaseModel):
-    """One query model against the gallery model; a ``control`` was trained without the gallery model."""
+    """One query model against the gallery model; a ``control`` was never told where the space lies."""
 
     model_config = STRICT
     name: str = Field(min_length=1)

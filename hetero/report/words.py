@@ -122,7 +122,7 @@ def summary(report: Report) -> str:
         chance = report.baselines.chance
         beside = f" (chance: {interval(chance.r_at_1)})" if chance else ""
         sentences.append(
-            f"The negative control {control.name}, trained without the gallery model, gets R@1 "
+            f"The negative control {control.name}, never told where the space lies, gets R@1 "
             f"{interval(control.cells.heterogeneous.r_at_1)} from the same gallery{beside}."
         )
     failed = [check.name for check in report.checks if not check.passed]

@@ -61,18 +61,22 @@ def rotation_band(
     exclude = np.full((len(removed), max(1, widest)), -1, np.int64)
     for row, rows in zip(exclude, removed, strict=True):
         row[: len(rows)] = rows
-    depth = int(min(matches.max(), (protocol.num_candidates[protocol.scorable]).min()))
-    ranks = np.arange(1, depth + 1)
+    right_labels = protocol.query_labels[protocol.scorable]
+    depths = np.minimum(matches.max(), protocol.num_candidates[protocol.scorable])
     found = np.empty((2, rotations))
     for number in range(rotations):
         turned = (queries @ random_rotation(queries.shape[1], generator)).astype(np.float32)
         turned /= np.linalg.norm(turned, axis=1, keepdims=True)
-        _, rows = search_numpy(turned, gallery, depth, exclude=exclude)
-        right = protocol.gallery_labels[rows] == protocol.query_labels[protocol.scorable][:, None]
-        within = right & (ranks <= matches[:, None])
-        precision = np.cumsum(within, axis=1) / ranks
-        found[0, number] = right[:, 0].mean()
-        found[1, number] = ((precision * within).sum(1) / matches).mean()
+        first, precision = np.empty(len(turned)), np.empty(len(turned))
+        for depth in np.unique(depths):  # of queries with few candidates, all of them
+            some = depths == depth
+            _, rows = search_numpy(turned[some], gallery, int(depth), exclude=exclude[some])
+            right = protocol.gallery_labels[rows] == right_labels[some][:, None]
+            ranks = np.arange(1, depth + 1)
+            within = right & (ranks <= matches[some][:, None])
+            first[some] = right[:, 0]
+            precision[some] = (np.cumsum(within, axis=1) / ranks * within).sum(1) / matches[some]
+        found[:, number] = first.mean(), precision.mean()
     return RotationBand(*found)
 
 

@@ -52,7 +52,9 @@ def train_gallery(
     """Train the gallery model, take it from ``run/gallery`` where it is finished, or copy the config's checkpoint."""
     path = run / "gallery"
     if (path / "model.json").exists():
-        return load_model(path)
+        model = load_model(path)
+        config.require_fitting(model.arch)
+        return model
     if config.gallery.checkpoint is not None:
         return _adopted(config, config.gallery.checkpoint, path)
     train = config.gallery.train

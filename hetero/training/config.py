@@ -55,7 +55,7 @@ class PKConfig(_Record):
 
 
 class OptimizerConfig(_Record):
-    """What of the training a student may have of its own; what is not given is as in ``student_training``.
+    """What of the training a student may have of its own; what is not given, or null, is as in ``student_training``.
 
     Attributes:
         epochs: at most as many as there are; the schedule ends with them, and the others train on.
@@ -157,7 +157,8 @@ class TogetherConfig(_Record):
     """Gallery model and students train together from the start, on the gallery model's batches.
 
     Attributes:
-        pull: weight of drawing the gallery model towards its students beside its own loss; 0 leaves it alone.
+        pull: weight of drawing the gallery model towards its students beside its own loss. At 0 only its batch
+            statistics notice them, where stranger_views or unlabelled pictures join the batch.
     """
 
     kind: Literal["together"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _WORSE = 2.0  # times the loss of its first metrics line
+_LEAST = 1e-3  # a student that begins without any loss, after a warm start, may well get some
 _PATIENCE = 5  # metrics lines in a row: one bad stretch is no divergence
 
 
@@ -42,7 +43,9 @@ class Health:
         """Stop those whose loss stays far above where it began, over the steps of a metrics line; their names."""
         found = []
         for name, parts in means.items():
-            first = self.first.setdefault(name, parts["total"])
+            if name in self.stopped:
+                continue
+            first = max(self.first.setdefault(name, parts["total"]), _LEAST)
             self.bad[name] = self.bad.get(name, 0) + 1 if parts["total"] > _WORSE * first else 0
             if self.bad[name] >= _PATIENCE:
                 self.stopped[name] = (

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from hetero.config import RunConfig
+from hetero.config import RunConfig, StudentConfig
 from hetero.data.dataset import Dataset
-from hetero.errors import CheckpointError
+from hetero.errors import CheckpointError, ConfigError
 from hetero.logs import Progress
 from hetero.losses.config import AlignmentConfig, LossConfig
 from hetero.models.checkpoint import LoadedModel, copy_model, load_model
 from hetero.training.augment import POSES
-from hetero.training.cloud import GALLERY_PHASE, gallery_trainee, make_loader, save_gallery
+from hetero.training.cloud import GALLERY_PHASE, class_names, gallery_trainee, make_loader, save_gallery
 from hetero.training.config import GalleryTrainConfig, TogetherConfig, TunedConfig
 from hetero.training.loop import Phase, run_phase
 from hetero.training.resume import latest_state
@@ -81,8 +81,10 @@ def tune_gallery(
     """
     joint, students = config.joint, config.student_training
     assert isinstance(joint, TunedConfig) and students is not None  # noqa: S101, PT018
-    if (run / UNTUNED / "model.json").exists() and gallery.card.provenance.get("joint") == "tuned":
-        return gallery
+    if (run / UNTUNED / "model.json").exists():
+        untuned = load_model(run / UNTUNED)
+        if gallery.card.provenance.get("untuned_weights_sha256") == untuned.card.weights_sha256:
+            return gallery
     base = config.gallery.train or GalleryTrainConfig(epochs=1)
     train = base.model_copy(update=students.model_dump(include={"batch_size", "log_every_steps", "save_every_steps"}))
     train = train.model_copy(update={"lr": joint.lr, "sampler": students.sampler, "augment": students.augment})
@@ -91,12 +93,17 @@ def tune_gallery(
     compatible = tuple(s for s in config.students if s.role == "compatible")
     probes = config.model_copy(
         update={
-            "students": tuple(
-                s.model_copy(update={"loss": LossConfig(alignment=AlignmentConfig())}) for s in compatible
-            ),
+            "students": tuple(_probe(student) for student in compatible),
             "student_training": students.model_copy(update={"epochs": joint.epochs}),
         }
     )
+    if gallery.card.classes != class_names(dataset, loader.classes):
+        raise ConfigError(
+            "the gallery model cannot be tuned: it learnt other classes than this dataset's train split has",
+            got=f"{len(loader.classes)} classes, such as {dataset.class_names[loader.classes[0]]!r}",
+            expected=f"{len(gallery.card.classes)}, such as {gallery.card.classes[0]!r}, in the same order",
+            fix="use the data it was trained on, or joint: {kind: frozen}",
+        )
     trainee = _continued(config, train, gallery, run, loader.classes.size, steps, device)
     phase = Phase(
         name=TUNING_PHASE,
@@ -118,6 +125,12 @@ def tune_gallery(
     origin = {"joint": "tuned", "untuned_weights_sha256": gallery.card.weights_sha256, "pull": joint.pull}
     save_gallery(run / "gallery", trainee, config, dataset, loader, provenance=origin)
     return load_model(run / "gallery")
+
+
+def _probe(student: StudentConfig) -> StudentConfig:
+    """The student as it stands for its architecture in the tuning: aligned, for all of its epochs."""
+    own = student.train.model_copy(update={"epochs": None})
+    return student.model_copy(update={"loss": LossConfig(alignment=AlignmentConfig()), "train": own})
 
 
 def _continued(

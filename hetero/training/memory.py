@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class MemoryStore:
 
 
 class DiskStore:
-    """In two files under a folder, so that a resumed run and other runs of the same views find them.
+    """In two files under a folder, so that a resumed run finds them.
 
     A view counts as known only where its bytes have the recorded checksum: a kill or a full disk in the middle costs
     the view, not the training.
@@ -90,13 +91,23 @@ class DiskStore:
         with atomic.storage_errors(self._data):
             rows = self._rows
             if rows is None or rows.shape[1] != len(row):
-                mode: Literal["r+", "w+"] = "r+" if self._fits(row) else "w+"
-                rows = self._rows = np.memmap(self._data, np.float32, mode, shape=(self._views, len(row)))
+                if not self._fits(row):
+                    _reserve(self._data, 4 * self._views * len(row))
+                rows = self._rows = np.memmap(self._data, np.float32, "r+", shape=(self._views, len(row)))
             rows[view] = row
             self._marks[view] = _KNOWN | zlib.crc32(row.tobytes())
 
     def _fits(self, row: np.ndarray) -> bool:
         return self._data.exists() and self._data.stat().st_size == 4 * self._views * len(row)
+
+
+def _reserve(path: Path, size_bytes: int) -> None:
+    """A file of that size whose room is taken now: a disk that is full would end the process when a page is written."""
+    with open(path, "wb") as stream:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size_bytes)
+        else:
+            stream.truncate(size_bytes)
 
 
 class GalleryMemory:

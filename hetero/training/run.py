@@ -5,8 +5,10 @@
     run.json            schema version, config and its digest, tool versions
     metrics.jsonl       one line every ``log_every_steps``
     state/PHASE/step-*  committed training states
-    gallery/            the gallery model's checkpoint
+    gallery/            the gallery model's checkpoint; gallery-untuned/: before its tuning
     students/NAME/      each student's
+    stopped.json        students that diverged, and why
+    cache/              gallery embeddings of views that come round again
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from hetero.config import RunConfig
 from hetero.errors import CheckpointError, ConfigError, DataError, StorageError
 from hetero.record import read_record
 
-RUN_SCHEMA: Final = 1
+RUN_SCHEMA: Final = 2
 
 
 @contextmanager
@@ -76,7 +78,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = RUN_SCHEMA
+    schema_version: Literal[2] = RUN_SCHEMA
     config_sha256: str
     config: RunConfig
     data_sha256: str
@@ -122,7 +124,8 @@ def _record(config: RunConfig, data_sha256: str) -> RunRecord:
 
 def _require_same_run(record: RunRecord, config: RunConfig, path: Path) -> None:
     free = {"evaluation", "device"}
-    if not (path / "state" / "students").exists() and not (path / "students").exists():
+    begun = [path / "students", *(path / "state" / phase for phase in ("students", "together", "tuning"))]
+    if not any(folder.exists() for folder in begun):
         free |= {"students", "student_training"}
     old, new = (_flat(c.model_dump(mode="json", exclude=free)) for c in (record.config, config))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))

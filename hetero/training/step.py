@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from hetero.losses.alignment import alignment_loss
+from hetero.training.augment import POSES
 from hetero.training.memory import Embedder
 from hetero.training.trainee import Trainee
 
@@ -60,7 +61,8 @@ def joint_step(
     """Update a gallery model that is still learning, and students that follow it, on one batch.
 
     The one training forward of the gallery model serves both: its own loss, and, detached, as what its students align
-    to. Towards its students it moves by ``pull`` times its mean alignment to their (detached) embeddings.
+    to. Towards its students it moves by ``pull`` times the mean of its alignments to their (detached) embeddings;
+    negative controls, and students whose embeddings are not numbers, have no say.
 
     Args:
         labels: as the gallery model learns them; classes from ``num_classes`` on are poses that its students do not
@@ -69,10 +71,11 @@ def joint_step(
     embedding = gallery.embed(image)
     known = labels >= 0
     total, parts = gallery.loss(embedding[known], labels[known])
-    others = torch.where(labels < num_classes, labels, stranger_labels(labels))
+    # Beyond the strangers that were made of all poses of all classes, or a pose would share the label of its stranger.
+    others = torch.where(labels < num_classes, labels, stranger_labels(POSES * num_classes + labels))
     terms, seen = _students_step(students, embedding.detach(), _Views(image), others, step=step)
     if pull and seen:
-        parts["pull"] = torch.stack([alignment_loss(embedding[: len(one)], one) for one in seen]).mean()
+        parts["pull"] = torch.stack([alignment_loss(embedding, one) for one in seen]).mean()
         total = total + pull * parts["pull"]
     gallery.update(total, step)
     return {gallery.name: _detached(total, parts)} | terms
@@ -81,7 +84,10 @@ def joint_step(
 def _students_step(
     trainees: Sequence[Trainee], gallery_embedding: Tensor | None, views: _Views, labels: Tensor, *, step: int
 ) -> tuple[Terms, list[Tensor]]:
-    """Their terms, and the detached embeddings of those that look at the gallery model."""
+    """Their terms, and the detached embeddings of those that belong into the gallery model's space.
+
+    A trainee that sees classes alone rests where fewer than two pictures have one.
+    """
     classed = labels >= 0
     count = int(classed.sum())
     first = slice(count) if bool(classed[:count].all()) else classed  # strangers mostly come last: no copy then
@@ -92,12 +98,14 @@ def _students_step(
         if trainee.loss.needs_gallery:
             embedding = trainee.embed(image)
             total, parts = trainee.loss(embedding, labels, gallery_embedding)
+        elif count < 2:  # batch normalisation has nothing to compare
+            continue
         else:
             embedding = trainee.embed(image[first])
             total, parts = trainee.loss(embedding, labels[first])
         trainee.update(total, step)
         terms[trainee.name] = _detached(total, parts)
-        if trainee.loss.needs_gallery:
+        if trainee.loss.needs_gallery and trainee.loss.config.places and bool(torch.isfinite(embedding).all()):
             seen.append(embedding.detach())
     return terms, seen
 

@@ -15,7 +15,7 @@ from hetero.data.dataset import Dataset, digest
 from hetero.data.loader import Loader
 from hetero.data.sampler import shuffled_batches
 from hetero.data.unlabelled import read_unlabelled
-from hetero.errors import ConfigError
+from hetero.errors import CheckpointError, ConfigError
 from hetero.logs import Progress
 from hetero.losses.reference import GalleryReference
 from hetero.models.checkpoint import LoadedModel, ModelCard, network_digest, save_model
@@ -54,10 +54,8 @@ def train_students(
     if all((run / "students" / name / "model.json").exists() or name in stopped for name in _names(config)):
         return stopped
     train = config.student_training
-    if train is None or gallery.prototypes is None:
-        raise ConfigError(
-            "students cannot be trained", expected="student_training in the config and a gallery model with prototypes"
-        )
+    if train is None:
+        raise ConfigError("students cannot be trained", expected="student_training in the config")
     seed = config.seed + _SEED_STRIDE
     loader = make_loader(dataset, config, train, seed, views=train.view_epochs)
     classes = class_names(dataset, loader.classes)
@@ -137,7 +135,13 @@ def save_students(
 def read_stopped(run: Path) -> dict[str, str]:
     """Students of a run that diverged, with what happened."""
     path = run / "stopped.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged", got=error, fix="remove it: training writes it again") from error
+    return found
 
 
 def strangers_by_class(config: RunConfig) -> bool:
@@ -214,6 +218,7 @@ def _views_key(config: RunConfig, gallery: LoadedModel, dataset: Dataset) -> str
         train.model_dump(mode="json", include=keys),
         config.seed,
         strangers_by_class(config),
+        digest(read_unlabelled(train.unlabelled.path)) if train.unlabelled is not None else None,
     ]
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
 

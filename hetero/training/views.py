@@ -33,7 +33,8 @@ def prepare(
     """The pictures of a step and their labels, a function of batch, seed and view alone.
 
     First come the batch's pictures, then a stranger made of each where ``stranger_views`` asks for it, then those of
-    ``unlabelled``. Strangers and unlabelled pictures have negative labels, equal where they belong together.
+    ``unlabelled``. Strangers and unlabelled pictures have negative labels, equal where they belong together; each
+    unlabelled one is a class of its own, beyond the strangers of all poses.
 
     Args:
         turned_classes: share of the batch that becomes another pose of its class, with a class of its own.
@@ -54,7 +55,7 @@ def prepare(
     if unlabelled is not None:
         # a seed of their own, or each would be changed as the labelled picture at its place is
         parts.append(augment(_normalised(unlabelled, spec, device), changes, seed=seed + 1, step=view))
-        names.append(stranger_labels(POSES * num_classes + torch.arange(len(unlabelled.labels), device=device)))
+        names.append(stranger_labels(2 * POSES * num_classes + torch.arange(len(unlabelled.labels), device=device)))
     return (torch.cat(parts), torch.cat(names)) if len(parts) > 1 else (image, labels)
 
 

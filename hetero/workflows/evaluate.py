@@ -109,6 +109,12 @@ def evaluate_run(
     gallery = load_model(run / "gallery")
     stopped = read_stopped(run)
     students = {s.name: load_model(run / "students" / s.name) for s in config.students if s.name not in stopped}
+    if not any(model.card.role == "compatible" for model in students.values()):
+        raise ConfigError(
+            f"{run} has no compatible student left to compare",
+            got="; ".join(f"{name}: {reason}" for name, reason in stopped.items()),
+            fix="lower their learning rates and train into another directory",
+        )
     for name in embedders or {}:
         if name not in students:
             raise ConfigError(f"the run has no student {name!r}", expected=nearest(name, students))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from hetero.config import RunConfig
 from hetero.data.dataset import Dataset, digest
 from hetero.data.open import open_dataset
+from hetero.data.unlabelled import read_unlabelled
 from hetero.errors import MissingExtraError
 from hetero.logs import Progress
 from hetero.retrieval.protocol import for_dataset
@@ -52,7 +54,7 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     device = resolve_device(config.device)
     dataset = open_dataset(config.data)
     _require_enough_pairs(config, dataset)
-    with run_directory(out, config, data_sha256=digest(dataset)) as run:
+    with run_directory(out, config, data_sha256=_digest(config, dataset)) as run:
         stopped: dict[str, str] = {}
         if config.joint.kind == "together":
             gallery, stopped = train_together(config, dataset, run, device=device, progress=progress)
@@ -69,6 +71,14 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
         students={s.name: out / "students" / s.name for s in config.students if s.name not in stopped},
         stopped=stopped,
     )
+
+
+def _digest(config: RunConfig, dataset: Dataset) -> str:
+    """Of everything that is trained on."""
+    extra = config.student_training.unlabelled if config.student_training is not None else None
+    if extra is None:
+        return digest(dataset)
+    return hashlib.sha256(f"{digest(dataset)} {digest(read_unlabelled(extra.path))}".encode()).hexdigest()
 
 
 def _require_enough_pairs(config: RunConfig, dataset: Dataset) -> None:

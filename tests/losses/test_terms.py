@@ -269,6 +269,9 @@ def test_product_anchors_find_separated_groups_and_repeat_with_their_seed():
     points = corners.repeat(40, 1) + 0.01 * torch.randn(120, 4, generator=generator)
     found = product_anchors(points, parts=2, anchors=3, seed=5)
     assert found.shape == (2, 3, 2)
+    nearest = torch.cdist(normalize(points)[:, :2], found[0]).argmin(1)
+    for centre in range(3):  # where k-means has come to rest, a centre is the mean of its members
+        assert torch.allclose(normalize(points)[nearest == centre, :2].mean(0), found[0, centre], atol=1e-5)
     for part in range(2):
         apart = torch.cdist(normalize(corners)[:, 2 * part : 2 * part + 2], found[part]).min(1).values
         assert float(apart.max()) < 0.1

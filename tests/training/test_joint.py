@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -198,12 +199,13 @@ def test_a_small_students_preprocessing_cannot_be_changed_afterwards(pictures, g
         ({"train": {"learning_rate": 4}}, "Extra inputs"),
         ({"arch": student("x")["arch"] | {"block": "bottleneck"}}, "not of the gallery model's family"),
         ({"role": "control"}, "a control trains with softmax, logits, relational alone"),
+        ({"name": "gallery"}, "the name gallery is the gallery model's"),
         ({"loss": {"relational": {}}}, "a compatible student needs one of"),
     ],
 )
 def test_students_that_cannot_be_are_refused(pictures, change, message):
     with pytest.raises(ValueError, match=message):
-        RunConfig.model_validate(toy_tree(pictures) | {"students": [student("x", **change)]})
+        RunConfig.model_validate(toy_tree(pictures) | {"students": [student(**{"name": "x"} | change)]})
 
 
 def test_a_mismatched_student_trains_where_the_config_says_so(pictures, gallery, tmp_path):
@@ -322,6 +324,12 @@ def test_together_a_gallery_model_without_pull_learns_as_if_it_were_alone(pictur
     ("change", "message"),
     [
         ({"student_training": {"epochs": 4}}, "gallery.train.epochs must equal student_training.epochs"),
+        ({"student_training": {"batch_size": 8}}, "gallery.train.batch_size must equal"),
+        ({"student_training": {"sampler": {"kind": "pk"}}}, "gallery.train.sampler must equal"),
+        ({"student_training": {"augment": {}}}, "gallery.train.augment must equal"),
+        ({"student_training": {"log_every_steps": 1}}, "gallery.train.log_every_steps must equal"),
+        ({"student_training": {"cache": "disk"}}, "no cache and no gallery_precision"),
+        ({"students": []}, "trains gallery model and students"),
         ({"student_training": {"view_epochs": 2}}, "no view_epochs"),
         ({"students": [student("a", loss={"influence": {}})]}, "students.a.loss: together there is no finished"),
         ({"students": [student("a", loss={"contextual": {}})]}, "candidates: batch"),
@@ -349,6 +357,7 @@ def test_a_tuned_gallery_model_moves_towards_its_students_and_keeps_the_untuned_
     lines = [line for line in read_journal(run.run / "metrics.jsonl") if line["phase"] == "tuning"]
     assert set(lines[0]["loss"]) == {"gallery", "small"}  # a control has no say
     assert lines[-1]["loss"]["gallery"]["pull"] < lines[0]["loss"]["gallery"]["pull"]
+    assert max(line["lr"] for line in lines) == pytest.approx(0.02, rel=0.1)
     # The students go on from where the tuning left them.
     first = next(line for line in read_journal(run.run / "metrics.jsonl") if line["phase"] == "students")
     fresh = next(line for line in read_journal(plain.run / "metrics.jsonl") if line["phase"] == "students")
@@ -358,6 +367,66 @@ def test_a_tuned_gallery_model_moves_towards_its_students_and_keeps_the_untuned_
     cut = train(tree, tmp_path / "cut")
     assert weights(cut.run) == weights(run.run)
     assert train(tree, tmp_path / "cut", StopAt(1)) == cut
+
+
+def test_a_tuned_gallery_model_keeps_the_poses_it_has_learnt(pictures, tmp_path):
+    tree = toy_tree(pictures) | {"joint": {"kind": "tuned", "epochs": 1, "lr": 0.001}}
+    tree["gallery"]["train"] = tree["gallery"]["train"] | {"turned_classes": 0.5, "epochs": 6}
+    tree["students"][0]["train"] = {"epochs": 3}  # its own schedule is for later
+    run = train(tree, tmp_path / "run")
+    lines = {phase: [line for line in read_journal(run.run / "metrics.jsonl") if line["phase"] == phase]
+             for phase in ("gallery", "tuning")}  # fmt: skip
+    ends = lines["gallery"][-1]["loss"]["gallery"]["softmax"]
+    assert lines["tuning"][0]["loss"]["gallery"]["softmax"] < ends + 0.5  # goes on where it stopped, poses and all
+    assert lines["tuning"][0]["loss"]["gallery"]["softmax"] > 1.0
+
+
+def test_a_gallery_model_of_other_classes_is_not_tuned(pictures, gallery, tmp_path):
+    arrays = dict(np.load(pictures))
+    turned = {"train": arrays["test"], "test": arrays["train"]}
+    np.savez(tmp_path / "other.npz", **(arrays | turned))
+    tree = with_students(tmp_path / "other.npz", gallery, student("a")) | {"joint": {"kind": "tuned"}}
+    with pytest.raises(ConfigError, match="cannot be tuned: it learnt other classes"):
+        train(tree, tmp_path / "run")
+
+
+def test_a_tuning_that_was_killed_before_it_was_saved_is_finished(pictures, tmp_path):
+    """The checkpoint comes from a tuned run itself: its provenance says tuned, and that is not this tuning."""
+    tree = toy_tree(pictures) | {"joint": {"kind": "tuned", "epochs": 1, "lr": 0.02}}
+    first = train(tree, tmp_path / "first")
+    again = tree | {"gallery": {"checkpoint": str(first.gallery)}}
+    whole = train(again, tmp_path / "whole")
+    cut = tmp_path / "cut"
+    with pytest.raises(Killed):
+        train(again, cut, StopAt(3))  # in the students' phase
+    for path in (cut / "gallery").iterdir():  # as if killed between keeping the old model and saving the new one
+        path.write_bytes((cut / "gallery-untuned" / path.name).read_bytes())
+    shutil.rmtree(cut / "state" / "students", ignore_errors=True)
+    train(again, cut)
+    assert weights(cut) == weights(whole.run)
+
+
+def test_students_cannot_be_changed_in_the_middle_of_a_joint_phase(pictures, tmp_path):
+    tree = together(pictures)
+    with pytest.raises(Killed):
+        train(tree, tmp_path / "run", StopAt(3))
+    tree["students"] = [student("a", train={"lr": 0.001})]
+    with pytest.raises(ConfigError, match="another config"):
+        train(tree, tmp_path / "run")
+
+
+def test_students_added_to_a_run_with_a_checkpoint_are_checked_too(pictures, gallery, tmp_path):
+    train(with_students(pictures, gallery) | {"students": []}, tmp_path / "run")
+    small = student("a")["arch"] | {"dim": 8}
+    with pytest.raises(ConfigError, match=r"dim 8; expected dim 16"):
+        train(with_students(pictures, gallery, student("a", arch=small)), tmp_path / "run")
+
+
+def test_a_run_whose_compatible_students_all_diverged_cannot_be_compared(pictures, gallery, tmp_path):
+    control = student("control", role="control", loss={"softmax": {}})
+    run = train(with_students(pictures, gallery, student("bad", train={"lr": 1e38}), control), tmp_path / "run")
+    with pytest.raises(ConfigError, match="no compatible student left to compare; got bad: its"):
+        evaluate_run(run.run)
 
 
 # --- a finished gallery model, remembered views, unlabelled pictures --------------------------------------------------
