@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetero.config import AugmentConfig
 from hetero.data.dataset import Dataset
 from hetero.data.npz import NpzConfig
 from hetero.data.open import open_dataset
@@ -30,6 +29,7 @@ from hetero.retrieval.metrics import score
 from hetero.retrieval.protocol import Protocol, leave_one_out
 from hetero.space import EmbeddingSpace, define_space, weights_digest
 from hetero.training.augment import augment
+from hetero.training.config import AugmentConfig
 from hetero.training.schedule import learning_rate
 
 CALIBRATION = 512  # pictures of train classes, for those who quantise
