@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hetero import cli_device, cli_export, cli_templates
+from hetero import cli_device, cli_export, cli_summary, cli_templates
 from hetero.console import (
     CheckFailedError,
     Command,
@@ -194,6 +194,7 @@ def compat(
 
 
 command(cli_templates.templates)
+command(cli_summary.summary)
 
 
 @command
@@ -304,45 +305,6 @@ def report(
     else:
         _print_report(loaded)
         stdout().print(f"page: {(run if run.is_dir() else run.parent) / 'report.html'}")
-
-
-@command
-def summary(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories of one config with different seeds.")],
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(help="FIRST:SECOND, each paragon, STUDENT, STUDENT/homogeneous or STUDENT/reverse."),
-    ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Write accuracy against MACs as an SVG file.")] = None,
-    json: Json = False,
-) -> None:
-    """Put seeds of one experiment together: means, spread, and which orderings all of them support.
-
-    Example: hetero summary runs/fleet-0 runs/fleet-1 runs/fleet-2 --compare flagship:paragon
-    """
-    from rich.markdown import Markdown
-
-    from hetero import atomic
-    from hetero.report.summary import plot_summary, summary_markdown
-    from hetero.workflows.summary import summarise
-
-    found = summarise(runs, [_compared(pair) for pair in compare or []])
-    if plot is not None:
-        atomic.write_text(plot, plot_summary(found).svg)
-    if json:
-        print_json(found.to_json())
-    elif markdown:
-        sys.stdout.write(summary_markdown(found))
-    else:
-        stdout().print(Markdown(summary_markdown(found)))
-
-
-def _compared(pair: str) -> tuple[str, str]:
-    first, separator, second = pair.partition(":")
-    if not separator:
-        raise ConfigError("--compare takes two series", got=repr(pair), expected="FIRST:SECOND, such as small:paragon")
-    return first, second
 
 
 @command

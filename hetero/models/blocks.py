@@ -36,6 +36,13 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(self.expand(torch.relu(self.reduce(mean))))
 
 
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The input as it is, or brought to the output's shape."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(*conv_norm(inputs, outputs, 1, stride))
+
+
 class Residual(nn.Module):
     """Two dense k×k convolutions and a shortcut. Source: He et al., Deep residual learning, CVPR 2016 (basic block)."""
 
@@ -51,8 +58,7 @@ class Residual(nn.Module):
         if squeeze_excite:
             layers.append(SqueezeExcite(outputs))
         self.body = nn.Sequential(*layers)
-        same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(*conv_norm(inputs, outputs, 1, stride))
+        self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k v u"]:
         """Map ``[b, inputs, h, w]`` to ``[b, outputs, h / stride, w / stride]``."""
@@ -80,8 +86,7 @@ class Bottleneck(nn.Module):
         if squeeze_excite:
             layers.append(SqueezeExcite(outputs))
         self.body = nn.Sequential(*layers)
-        same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(*conv_norm(inputs, outputs, 1, stride))
+        self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k v u"]:
         """Map ``[b, inputs, h, w]`` to ``[b, outputs, h / stride, w / stride]``."""
