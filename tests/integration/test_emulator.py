@@ -69,7 +69,8 @@ def started(arguments, tmp_path) -> subprocess.Popen:
     log.close()
     until = time.monotonic() + 200
     while time.monotonic() < until and process.poll() is None:
-        jobs = [json.loads(path.read_text()) for path in (tmp_path / "out" / "cells").glob("*/job.json")]
+        cells = (tmp_path / "out" / "cells").glob("[!.]*/job.json")  # those with a dot are still being written
+        jobs = [json.loads(path.read_text()) for path in cells]
         if any(job["device_kind"] == "linux-arm64-emulated" for job in jobs):
             return process
         time.sleep(0.05)
