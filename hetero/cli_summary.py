@@ -13,16 +13,23 @@ from hetero.errors import ConfigError
 
 
 def summary(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories of one config with different seeds.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories of one experiment: other seeds, or other students of one gallery model."),
+    ],
     compare: Annotated[
         list[str] | None,
-        typer.Option(help="FIRST:SECOND, each paragon, STUDENT, STUDENT/homogeneous or STUDENT/reverse."),
+        typer.Option(help="FIRST:SECOND, each paragon, STUDENT or STUDENT/CELL (homogeneous, reverse, mapped)."),
+    ] = None,
+    versus: Annotated[
+        list[Path] | None,
+        typer.Option(help="A run of another experiment on the same data, whose gallery model is compared (repeat)."),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write accuracy against MACs as an SVG file.")] = None,
     json: Json = False,
 ) -> None:
-    """Put seeds of one experiment together: means, spread, and which orderings all of them support.
+    """Put the runs of one experiment together: means, spread, and which orderings all of them support.
 
     Example: hetero summary runs/fleet-0 runs/fleet-1 runs/fleet-2 --compare flagship:paragon
     """
@@ -32,7 +39,7 @@ def summary(
     from hetero.report.summary import plot_summary, summary_markdown
     from hetero.workflows.summary import summarise
 
-    found = summarise(runs, [_compared(pair) for pair in compare or []])
+    found = summarise(runs, [_compared(pair) for pair in compare or []], versus=versus or [])
     if plot is not None:
         atomic.write_text(plot, plot_summary(found).svg)
     if json:

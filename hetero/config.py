@@ -131,6 +131,8 @@ class EvaluationConfig(_Record):
         false_accept_rates: rates per (query, gallery) impostor pair at which thresholds are set on ``train``.
         resamples: of the bootstrap.
         rotations: for each control, so many random rotations of its embeddings show what chance is for it; 0: none.
+        procrustes: score each control also after the best rotation towards the gallery model, fitted on ``train``.
+        matrix: search every model's gallery with every other; off, where there are many students, it is left out.
     """
 
     preset: str | None = None
@@ -139,6 +141,8 @@ class EvaluationConfig(_Record):
     false_accept_rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (1e-3,)
     resamples: int = Field(default=2000, ge=100)
     rotations: int = Field(default=0, ge=0, le=10_000)
+    procrustes: bool = False
+    matrix: bool = True
     expect: ExpectConfig = ExpectConfig()
 
     @model_validator(mode="before")

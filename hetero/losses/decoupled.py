@@ -39,8 +39,9 @@ def decoupled_loss(
     """
     known, rows = nearest_candidates(gallery, candidates, neighbours=neighbours)
     seen = query_cosines(query, candidates, rows)
-    wanted = known[:, None, :] - known[:, :, None]
-    found = seen[:, None, :] - seen[:, :, None]
+    first, second = torch.triu_indices(known.shape[1], known.shape[1], 1, device=known.device)
+    wanted = known[:, second] - known[:, first]
+    found = seen[:, second] - seen[:, first]
     relative = ((found - wanted) / (_SOFTENING + wanted.abs())).square()
     agreement = found.detach() * wanted
     wrong = _length(torch.where(agreement < 0, relative, 0.0))
@@ -49,8 +50,11 @@ def decoupled_loss(
     return feature * own + (inconsistent * wrong + consistent * right) / known.shape[1]
 
 
-def _length(squares: Float[Tensor, "b k k"]) -> Float[Tensor, ""]:
-    """Mean Euclidean norm; without pairs 0, with gradient 0 (a bare root's would be infinite)."""
-    sums = squares.sum((1, 2))
+def _length(squares: Float[Tensor, "b p"]) -> Float[Tensor, ""]:
+    """Mean Euclidean norm over pairs in both orders, given in one of them: swapped, both differences change sign.
+
+    Without pairs 0, with gradient 0 (a bare root's would be infinite).
+    """
+    sums = 2 * squares.sum(1)
     positive = sums > 0
     return torch.where(positive, torch.where(positive, sums, 1.0).sqrt(), 0.0).mean()

@@ -1,4 +1,4 @@
-"""What a report says beyond single students: all models against all, controls turned at random, the tuning's tax."""
+"""What a report says beyond single students: all against all, controls turned or mapped, the tuning's tax."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ class Band(BaseModel):
             if low > high:
                 raise ValueError(f"{name} ends at {high}, before it begins at {low}")
         return self
+
+
+class Mapped(BaseModel):
+    """A control's scores against the gallery after the best rotation towards the gallery model, fitted on ``train``."""
+
+    model_config = STRICT
+    r_at_1: Interval
+    map_at_r: Interval
 
 
 class MatrixCell(BaseModel):

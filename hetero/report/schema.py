@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
 
-from hetero.report.fleet import Band, Matrix, Tax
+from hetero.report.fleet import Band, Mapped, Matrix, Tax
 from hetero.report.numbers import (
     STRICT,
     TOLERANCE,
@@ -143,6 +143,7 @@ class Student(BaseModel):
     params: Cost
     recalls: dict[Cell, dict[Rank, Interval]] = {}
     rotated: Band | None = None
+    mapped: Mapped | None = None
 
     @model_validator(mode="after")
     def _recalls_of_cells(self) -> Student:

@@ -28,27 +28,27 @@ def summary_markdown(summary: Any) -> str:
     Args:
         summary: a :class:`hetero.workflows.summary.Summary`.
     """
-    first = summary.reports[0]
-    data, seeds = first.run.dataset, ", ".join(map(str, summary.seeds))
+    data, macs, seeds = summary.report.run.dataset, summary.report.macs, ", ".join(map(str, summary.seeds))
     single = len(summary.seeds) == 1
     lines = [
         f"{data.name}, split `{data.split}`: {data.queries:,} queries of {data.classes:,} classes; {data.protocol}. "
         + (f"One seed ({seeds}): no ordering is claimed." if single else f"Means over seeds {seeds}, their range."),
         "",
-        "| Model | MACs | Fewer | R@1 in the gallery model's gallery | mAP@R | R@1 in its own | mAP@R |",
-        "|---|---|---|---|---|---|---|",
-        f"| paragon | {first.macs.gallery:,} | 1× | | | {_spread(summary, 'paragon', 'r_at_1')} | "
-        f"{_spread(summary, 'paragon', 'map_at_r')} |",
+        "| Model | MACs | Fewer | Seeds | R@1 in the gallery model's gallery | mAP@R | R@1 in its own | mAP@R |",
+        "|---|---|---|---|---|---|---|---|",
+        _row(summary, "paragon", macs.gallery, 1.0, (None, "paragon")),
     ]
-    for student in sorted(first.students, key=lambda one: (one.role == "control", -one.macs.query)):
+    if summary.rival is not None:
+        rival = summary.rival
+        lines.append(_row(summary, rival.series, rival.macs.query, rival.macs.ratio, (None, rival.series)))
+    for student in sorted(summary.students, key=lambda one: (one.role == "control", -one.macs.query)):
         name = student.name + (" (control)" if student.role == "control" else "")
-        cells = [
-            _spread(summary, series, metric)
-            for series in (student.name, f"{student.name}/homogeneous")
-            for metric in _NAMES
-        ]
-        ratio = words.ratio(student.macs.ratio)
-        lines.append(f"| {name} | {student.macs.query:,} | {ratio} | {' | '.join(cells)} |")
+        series = (student.name, f"{student.name}/homogeneous")
+        lines.append(_row(summary, name, student.macs.query, student.macs.ratio, series))
+        mapped = f"{student.name}/mapped"
+        if summary.seeds_of(mapped):
+            shown = f"{name}, best rotation fitted on train"
+            lines.append(_row(summary, shown, student.macs.query, student.macs.ratio, (mapped, series[1])))
     lines += ["", "| First − second | Metric | Difference | Seeds | Ordering |", "|---|---|---|---|---|"]
     for one in summary.comparisons:
         value, low, high = one.difference
@@ -63,7 +63,6 @@ def summary_markdown(summary: Any) -> str:
 
 def plot_summary(summary: Any) -> Plot:
     """R@1 and mAP@R against the query model's MACs, means over seeds with their range."""
-    first = summary.reports[0]
     figure = new_figure(6.6)
     panels = figure.subplots(2, 1, sharex=True)
     for axes, (metric, name) in zip(panels, _NAMES.items(), strict=True):
@@ -72,11 +71,11 @@ def plot_summary(summary: Any) -> Plot:
         axes.xaxis.set_major_locator(log_ticks())
         axes.minorticks_off()
         axes.axhline(summary.mean("paragon", metric), color=COLOURS["paragon"], linewidth=0.9, linestyle=(0, (4, 3)))
-        compatible = sorted((s for s in first.students if s.role == "compatible"), key=lambda s: s.macs.query)
+        compatible = sorted((s for s in summary.students if s.role == "compatible"), key=lambda s: s.macs.query)
         for cell, suffix in (("heterogeneous", ""), ("homogeneous", "/homogeneous")):
             points = [(s.macs.query, summary.by_seed(s.name + suffix, metric)) for s in compatible]
             _line(axes, points, COLOURS[cell], MARKERS[cell], f"{cell}, trained to be compatible")
-        controls = [s for s in first.students if s.role == "control"]
+        controls = [s for s in summary.students if s.role == "control"]
         for student in controls:
             values = summary.by_seed(f"{student.name}/homogeneous", metric)
             _line(axes, [(student.macs.query, values)], CONTROL_COLOUR, "x", f"{plain(student.name, 24)}, homogeneous")
@@ -87,7 +86,7 @@ def plot_summary(summary: Any) -> Plot:
     alt = f"Accuracy against MACs of the query model over seeds {', '.join(map(str, summary.seeds))}. " + " ".join(
         f"{s.name}: {words.ratio(s.macs.ratio)} fewer MACs, R@1 {summary.mean(s.name, 'r_at_1'):.4f} in the gallery "
         f"model's gallery, {summary.mean(s.name + '/homogeneous', 'r_at_1'):.4f} in its own."
-        for s in first.students
+        for s in summary.students
     )
     return Plot(to_svg(figure), alt, "Each mark is the mean over the seeds, each bar from the least to the greatest.")
 
@@ -98,6 +97,12 @@ def _line(axes: Any, points: list[tuple[int, tuple[float, ...]]], colour: str, m
     axes.plot(costs, means, marker=marker, color=colour, markersize=5, linewidth=1.2, label=label)
     for cost, values in points:
         axes.plot([cost, cost], [min(values), max(values)], color=colour, linewidth=2.2)
+
+
+def _row(summary: Any, name: str, macs: int, ratio: float, series: tuple[str | None, str]) -> str:
+    cells = ["" if one is None else _spread(summary, one, metric) for one in series for metric in _NAMES]
+    count = len(summary.seeds_of(series[1]))
+    return f"| {name} | {macs:,} | {words.ratio(ratio)} | {count} | {' | '.join(cells)} |"
 
 
 def _spread(summary: Any, series: str, metric: str) -> str:

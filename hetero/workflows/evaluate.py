@@ -23,13 +23,13 @@ from hetero.report.assemble import curves_from_journal, make_report
 from hetero.report.numbers import Interval
 from hetero.retrieval.bootstrap import interval
 from hetero.retrieval.compat import CompatReport, chance_level, compare, pixel_baseline
-from hetero.retrieval.metrics import score
+from hetero.retrieval.metrics import Scores, score
 from hetero.retrieval.protocol import Protocol, for_dataset
 from hetero.retrieval.verification import Threshold, calibrate, count_pairs, require_enough_pairs
 from hetero.space import Compatibility
 from hetero.workflows.checks import make_checks
 from hetero.workflows.examples import make_examples
-from hetero.workflows.fleet import make_band, make_matrix, make_tax
+from hetero.workflows.fleet import make_band, make_mapped, make_matrix, make_tax, score_mapped
 from hetero.workflows.recalls import with_recalls
 from hetero.workflows.scores import SCORES, save_scores
 
@@ -137,6 +137,7 @@ def evaluate_run(
     scored: dict[str, CompatReport] = {}
     thresholds: dict[str, tuple[Threshold, ...]] = {}
     by_student: dict[str, np.ndarray] = {}
+    mapped: dict[str, Scores] = {}
     for name, model in students.items():
         say(f"embedding and scoring {name}")
         own = {}
@@ -156,6 +157,9 @@ def evaluate_run(
             paragon=next(iter(scored.values())).scores["paragon"] if scored else None,
         )
         by_student[name] = own["test"]
+        if config.evaluation.procrustes and model.card.role == "control":
+            fitted_on = (own["train"], by_gallery["train"])
+            mapped[name] = score_mapped(own["test"], by_gallery["test"], fitted_on, test.protocol)
         if model.card.role == "compatible":
             thresholds[name] = calibrate(
                 _pairs(own["train"], by_gallery["train"], train.protocol),
@@ -168,7 +172,7 @@ def evaluate_run(
             _record(run, name, model, scored[name], thresholds.get(name, ()), f"{dataset.name}/{split}")
 
     if scores_to is not None:
-        save_scores(scores_to / SCORES, scored)
+        save_scores(scores_to / SCORES, scored, mapped)
     say("scoring raw pixels")
     baselines = _baselines(dataset, test, config)
     compatible = [name for name in students if students[name].card.role == "compatible"]
@@ -180,12 +184,14 @@ def evaluate_run(
             say(f"turning {name} {rotations} times")
             turned = (by_student[name], by_gallery["test"], test.protocol)
             entry = entry.model_copy(update={"rotated": make_band(*turned, rotations=rotations, seed=config.seed)})
+        if name in mapped:
+            entry = entry.model_copy(update={"mapped": make_mapped(mapped[name], **sampling)})
         entries.append(entry)
-    if len(compatible) > 1:
+    matrix = None
+    if config.evaluation.matrix and len(compatible) > 1:
         say("scoring all students against each other")
-    matrix = make_matrix(
-        by_gallery["test"], {name: by_student[name] for name in compatible}, scored, test.protocol, **sampling
-    )
+        among = {name: by_student[name] for name in compatible}
+        matrix = make_matrix(by_gallery["test"], among, scored, test.protocol, **sampling)
     tax = None
     if (run / UNTUNED / "model.json").exists() and compatible:
         untuned = embedded(load_model(run / UNTUNED), test.indices)

@@ -1,4 +1,4 @@
-"""What is measured of a fleet beside its students one by one: the matrix, turned controls, the tuning's tax."""
+"""What is measured of a fleet beside its students: the matrix, turned and mapped controls, the tuning's tax."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hetero.retrieval.bootstrap import intervals, paired_difference
 from hetero.retrieval.compat import CompatReport
 from hetero.retrieval.matrix import Pair, space_matrix
 from hetero.retrieval.metrics import Scores, score
+from hetero.retrieval.procrustes import mapped, orthogonal_map
 from hetero.retrieval.protocol import Protocol
 from hetero.retrieval.rotations import rotation_band
 
@@ -68,6 +69,25 @@ def make_band(
         return None
     band = rotation_band(query, gallery, protocol, rotations=rotations, seed=seed)
     return fleet.Band(rotations=rotations, r_at_1=band.central("r_at_1"), map_at_r=band.central("map_at_r"))
+
+
+def score_mapped(
+    query: np.ndarray, gallery: np.ndarray, train: tuple[np.ndarray, np.ndarray], protocol: Protocol
+) -> Scores:
+    """What a control finds in the gallery after the best rotation towards the gallery model.
+
+    Args:
+        query, gallery: embeddings of the protocol's images. train: those that the rotation is fitted on.
+    """
+    turned = mapped(query, orthogonal_map(*train))
+    return score(turned[protocol.query_ids], gallery[protocol.gallery_ids], protocol)
+
+
+def make_mapped(scores: Scores, *, seed: int, resamples: int) -> fleet.Mapped:
+    """Intervals of what :func:`score_mapped` found."""
+    values = np.stack([scores.per_query(metric) for metric in _METRICS], axis=1)
+    measured = iter(intervals(values, seed=seed, resamples=resamples))
+    return fleet.Mapped(**{metric: Interval(**next(measured).to_json()) for metric in _METRICS})
 
 
 def make_tax(untuned: np.ndarray, tuned: Scores, protocol: Protocol, *, seed: int, resamples: int) -> fleet.Tax:

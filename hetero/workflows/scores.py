@@ -12,17 +12,22 @@ import numpy as np
 from hetero import atomic
 from hetero.errors import CheckpointError
 from hetero.retrieval.compat import CompatReport
+from hetero.retrieval.metrics import Scores
 
 SCORES = "scores.npz"
 METRICS = ("r_at_1", "map_at_r")
 PARAGON = "paragon"
 
 Series = Mapping[str, Mapping[str, np.ndarray]]
-"""Series (``paragon``, ``STUDENT``, ``STUDENT/homogeneous``, ``STUDENT/reverse``) to metric to ``float32 [q]``."""
+"""Series (``paragon``, ``STUDENT``, ``STUDENT/homogeneous``, ``STUDENT/reverse``, of some controls ``STUDENT/mapped``)
+to metric to ``float32 [q]``."""
 
 
-def save_scores(path: Path, scored: Mapping[str, CompatReport]) -> None:
+def save_scores(path: Path, scored: Mapping[str, CompatReport], mapped: Mapping[str, Scores]) -> None:
     """Write the per-query scores of all students in one step; ``STUDENT`` alone is its heterogeneous cell.
+
+    Args:
+        mapped: of controls, after the best rotation towards the gallery model.
 
     Raises:
         StorageError: the disk refused; an older file is untouched.
@@ -34,6 +39,9 @@ def save_scores(path: Path, scored: Mapping[str, CompatReport]) -> None:
         for series, cell in cells.items():
             for metric in METRICS:
                 arrays[f"{series}|{metric}"] = report.scores[cell].per_query(metric).astype(np.float32)
+        if name in mapped:
+            for metric in METRICS:
+                arrays[f"{name}/mapped|{metric}"] = mapped[name].per_query(metric).astype(np.float32)
     data = io.BytesIO()
     np.savez_compressed(data, **arrays)
     atomic.write_bytes(path, data.getvalue())

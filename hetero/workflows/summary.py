@@ -1,4 +1,4 @@
-"""Several seeds of one experiment as one table: means, spread, and which orderings hold.
+"""Several runs of one experiment as one table: means over seeds, spread, and which orderings hold.
 
 An ordering is claimed only where the interval of the paired difference, over the queries and averaged over the seeds,
 lies on one side of 0 *and* every single seed is on that side.
@@ -15,9 +15,11 @@ import numpy as np
 
 from hetero.errors import ConfigError, nearest
 from hetero.report.build import load_report
-from hetero.report.schema import Report
+from hetero.report.schema import Cost, Report, Student
 from hetero.retrieval.bootstrap import Interval, paired_difference
 from hetero.workflows.scores import METRICS, PARAGON, SCORES, load_scores
+
+Scores = dict[str, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Comparison:
 
     Attributes:
         difference: mean over seeds and queries, with its 95 % interval over queries.
-        by_seed: the mean over queries of each seed.
+        by_seed: the mean over queries of each seed that has both.
     """
 
     first: str
@@ -56,26 +58,47 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """The gallery model of another experiment on the same queries: its run's name and the MACs of both models."""
+
+    name: str
+    macs: Cost
+
+    @property
+    def series(self) -> str:
+        """Its name among the series."""
+        return f"{PARAGON} of {self.name}"
+
+
+@dataclass(frozen=True)
 class Summary:
-    """What several seeds of one experiment say.
+    """What several runs of one experiment say.
 
     Attributes:
-        reports: one a seed. scores: of each seed, see :data:`hetero.workflows.scores.Series`.
-        comparisons: see :class:`Comparison`.
+        report: of the first run; data and gallery model are those of all.
+        students: of all runs together, each as the first run that has it reports it.
+        scores: by seed; of a student that not all seeds have, only those that do hold series.
+        comparisons: see :class:`Comparison`. rival: see :class:`Rival`.
     """
 
-    reports: tuple[Report, ...]
-    scores: tuple[Mapping[str, Mapping[str, np.ndarray]], ...]
+    report: Report
+    students: tuple[Student, ...]
+    scores: Mapping[int, Scores]
     comparisons: tuple[Comparison, ...]
+    rival: Rival | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Of the runs."""
-        return tuple(report.run.seed for report in self.reports)
+        return tuple(self.scores)
+
+    def seeds_of(self, series: str) -> tuple[int, ...]:
+        """Those that have it."""
+        return tuple(seed for seed, own in self.scores.items() if series in own)
 
     def by_seed(self, series: str, metric: str) -> tuple[float, ...]:
-        """The mean over queries, of each seed."""
-        return tuple(float(one[series][metric].mean()) for one in self.scores)
+        """The mean over queries, of each seed that has the series."""
+        return tuple(float(self.scores[seed][series][metric].mean()) for seed in self.seeds_of(series))
 
     def mean(self, series: str, metric: str) -> float:
         """The mean over seeds."""
@@ -83,93 +106,153 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict: the seeds, each series' values by seed, costs, comparisons."""
-        first = self.reports[0]
+        series = list(dict.fromkeys(name for own in self.scores.values() for name in own))
         return {
             "seeds": list(self.seeds),
-            "queries": first.run.dataset.queries,
-            "gallery_macs": first.macs.gallery,
+            "queries": self.report.run.dataset.queries,
+            "gallery_macs": self.report.macs.gallery,
             "students": [
                 {"name": one.name, "role": one.role, "macs": one.macs.query, "ratio": one.macs.ratio}
-                for one in first.students
+                for one in self.students
             ],
             "series": {
-                series: {metric: list(self.by_seed(series, metric)) for metric in METRICS} for series in self.scores[0]
+                name: {"seeds": list(self.seeds_of(name))} | {key: list(self.by_seed(name, key)) for key in METRICS}
+                for name in series
             },
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
         }
 
 
-def summarise(runs: Sequence[Path], compare: Sequence[tuple[str, str]] = (), *, resamples: int = 2000) -> Summary:
-    """Put runs of one experiment with different seeds together.
+def summarise(
+    runs: Sequence[Path],
+    compare: Sequence[tuple[str, str]] = (),
+    *,
+    versus: Sequence[Path] = (),
+    resamples: int = 2000,
+) -> Summary:
+    """Put runs of one experiment together: other seeds, and other students of the same gallery models.
 
     Args:
         runs: run directories with ``report.json`` and ``scores.npz``, as ``hetero compat`` writes them.
         compare: pairs of series; by default each compatible student with the paragon and with itself alone
             (homogeneous).
+        versus: runs of another experiment on the same queries; the two paragons are compared, too.
 
     Raises:
-        ConfigError: no runs, a seed twice, runs of different experiments, a series that there is not.
+        ConfigError: no runs, a student of a seed twice, runs of different experiments, a series that there is not.
         BundleError, CheckpointError: files that are missing or damaged.
     """
-    if not runs:
-        raise ConfigError("a summary needs runs", fix="name run directories that hetero compat has scored")
-    reports = tuple(load_report(run) for run in runs)
-    scores = tuple(load_scores(run / SCORES) for run in runs)
-    _require_one_experiment(runs, reports, scores)
+    report, students, scores = _gathered(runs)
+    rival = None
+    if versus:
+        other, _, others = _gathered(versus)
+        rival = Rival(other.run.name, Cost.of(report.macs.gallery, other.macs.gallery))
+        _require_same(versus[0], runs[0], "data", _data(other), _data(report))
+        if not scores.keys() & others.keys():
+            raise ConfigError(
+                f"{report.run.name} and {other.run.name} have no seed in common",
+                got=f"seeds {', '.join(map(str, scores))} and {', '.join(map(str, others))}",
+                fix="train both with the same seeds",
+            )
+        for seed in scores.keys() & others.keys():
+            scores[seed][rival.series] = others[seed][PARAGON]
     pairs = list(compare)
     if not pairs:
-        for student in reports[0].students:
+        for student in students:
             if student.role == "compatible":
                 pairs += [(student.name, PARAGON), (student.name, f"{student.name}/homogeneous")]
+    if rival is not None:
+        pairs.append((PARAGON, rival.series))
     comparisons = tuple(
         _compared(first, second, metric, scores, resamples) for first, second in pairs for metric in METRICS
     )
-    return Summary(reports, scores, comparisons)
+    return Summary(report, tuple(students), scores, comparisons, rival)
 
 
-def _compared(
-    first: str,
-    second: str,
-    metric: str,
-    scores: Sequence[Mapping[str, Mapping[str, np.ndarray]]],
-    resamples: int,
-) -> Comparison:
+def _compared(first: str, second: str, metric: str, scores: Mapping[int, Scores], resamples: int) -> Comparison:
     for series in (first, second):
-        if series not in scores[0]:
-            raise ConfigError(f"there is no series {series!r} to compare", expected=nearest(series, scores[0]))
-    one, two = (np.stack([seed[series][metric] for seed in scores]).astype(np.float64) for series in (first, second))
+        known = sorted({name for own in scores.values() for name in own})
+        if series not in known:
+            raise ConfigError(f"there is no series {series!r} to compare", expected=nearest(series, known))
+    both = [own for own in scores.values() if first in own and second in own]
+    if not both:
+        raise ConfigError(
+            f"{first} and {second} cannot be compared",
+            got="no seed that has both",
+            fix="train both with one seed",
+        )
+    one, two = (np.stack([own[series][metric] for own in both]).astype(np.float64) for series in (first, second))
     difference = paired_difference(one.mean(0), two.mean(0), resamples=resamples)
     return Comparison(first, second, metric, difference, tuple((one - two).mean(1).tolist()))
 
 
-def _require_one_experiment(
-    runs: Sequence[Path], reports: Sequence[Report], scores: Sequence[Mapping[str, Mapping[str, np.ndarray]]]
-) -> None:
-    seeds = [report.run.seed for report in reports]
-    if len(set(seeds)) != len(seeds):
+def _gathered(runs: Sequence[Path]) -> tuple[Report, list[Student], dict[int, Scores]]:
+    """The first run's report, every student, and by seed the scores of all its runs."""
+    if not runs:
+        raise ConfigError("a summary needs runs", fix="name run directories that hetero compat has scored")
+    reports = {run: load_report(run) for run in runs}
+    first = reports[runs[0]]
+    spaces: dict[int, tuple[Path, str]] = {}
+    recipe: tuple[Path, Any] | None = None
+    students: dict[str, tuple[Path, Student, Any]] = {}
+    scores: dict[int, Scores] = {}
+    for run, report in reports.items():
+        _require_same(run, runs[0], "data", _data(report), _data(first))
+        seed, gallery = report.run.seed, report.run.config["gallery"]
+        _require_same(run, runs[0], "gallery models", report.macs.gallery, first.macs.gallery)
+        if "checkpoint" not in gallery:
+            recipe = recipe or (run, gallery)
+            _require_same(run, recipe[0], "training of the gallery model", gallery, recipe[1])
+        before = spaces.setdefault(seed, (run, report.space_id))
+        if before[1] != report.space_id:
+            raise ConfigError(
+                f"{run} and {before[0]} have seed {seed} both, but not one gallery model",
+                got=f"spaces {report.space_id} and {before[1]}",
+                fix="train each with another --set seed=N, or students of one gallery model with gallery.checkpoint",
+            )
+        own = load_scores(run / SCORES)
+        twice = sorted(own.keys() & scores.get(seed, {}).keys() - {PARAGON})
+        if twice:
+            raise ConfigError(
+                f"{run} repeats what another run of the same seed has",
+                got=f"seed {seed}, {', '.join(twice)}",
+                fix="train it with another --set seed=N, or give the student another name",
+            )
+        scores.setdefault(seed, {}).update(own)
+        for student in report.students:
+            settings = _settings(report, student)
+            known = students.setdefault(student.name, (run, student, settings))
+            _require_same(run, known[0], f"training of {student.name}", settings, known[2])
+    _require_paired(runs[0], scores)
+    return first, [student for _, student, _ in students.values()], dict(sorted(scores.items()))
+
+
+def _data(report: Report) -> tuple[str, str, int]:
+    return report.run.dataset.name, report.run.dataset.split, report.run.dataset.queries
+
+
+def _settings(report: Report, student: Student) -> dict[str, Any]:
+    """Everything of the config that a student's training depends on, but for its gallery model and seed."""
+    free = ("name", "seed", "evaluation", "device", "gallery", "students")
+    shared = {key: value for key, value in report.run.config.items() if key not in free}
+    own = [one for one in report.run.config["students"] if one["name"] == student.name]
+    return shared | {"student": own}
+
+
+def _require_same(run: Path, other: Path, what: str, mine: Any, theirs: Any) -> None:
+    if mine != theirs:
         raise ConfigError(
-            "two runs have the same seed",
-            got=", ".join(f"{run}: {seed}" for run, seed in zip(runs, seeds, strict=True)),
-            fix="train each with another --set seed=N",
+            f"{run} does not belong to the experiment of {other}",
+            got=f"other {what}",
+            fix="summarise runs that differ in their seed and in their students alone",
         )
-    first = reports[0]
-    for run, report, own in zip(runs, reports, scores, strict=True):
-        for what, mine, other in (
-            ("data", (report.run.dataset.name, report.run.dataset.split, report.run.dataset.queries),
-             (first.run.dataset.name, first.run.dataset.split, first.run.dataset.queries)),
-            ("students", [(s.name, s.role, s.macs) for s in report.students],
-             [(s.name, s.role, s.macs) for s in first.students]),
-            ("training", _settings(report), _settings(first)),
-            ("series", sorted(own), sorted(scores[0])),
-        ):  # fmt: skip
-            if mine != other:
-                raise ConfigError(
-                    f"{run} is no seed of the experiment of {runs[0]}",
-                    got=f"other {what}",
-                    fix="summarise runs of one config that differ in their seed alone",
-                )
 
 
-def _settings(report: Report) -> dict[str, Any]:
-    free = ("name", "seed", "evaluation", "device")
-    return {key: value for key, value in report.run.config.items() if key not in free}
+def _require_paired(run: Path, scores: Mapping[int, Scores]) -> None:
+    lengths = {len(values) for own in scores.values() for metrics in own.values() for values in metrics.values()}
+    if len(lengths) != 1:
+        raise ConfigError(
+            f"the runs beside {run} scored different numbers of queries",
+            got=", ".join(map(str, sorted(lengths))),
+            fix="run hetero compat on each with the same data",
+        )

@@ -26,7 +26,7 @@ from hetero.retrieval.protocol import leave_one_out
 from hetero.training.run import run_config
 from hetero.workflows.index import index_pictures
 
-NUM_CLASSES, STUDENT, SPLIT = 100, "small", "golden"
+NUM_CLASSES, TRAINED, STUDENT, SPLIT = 100, "x23", "small", "golden"  # the run's student, and its name here
 MAX_BYTES = 6_000_000
 HERE = Path(__file__).parent / "omniglot"
 
@@ -39,7 +39,7 @@ def main(run: Path) -> None:
     chosen = test[np.isin(dataset.labels[test], np.unique(dataset.labels[test])[:NUM_CLASSES])]
     subset = replace(dataset, splits={SPLIT: chosen.copy()})
     shutil.rmtree(HERE, ignore_errors=True)
-    shutil.copytree(run / "students" / STUDENT, HERE / STUDENT)
+    shutil.copytree(run / "students" / TRAINED, HERE / STUDENT)
     pixels = read_pixels(subset, chosen, config.preprocess)
     bundle = exporters.export(HERE / STUDENT, HERE / f"{STUDENT}.hetero", golden_images=pixels[:: len(pixels) // 8][:8])
     index_pictures(run / "gallery", subset, HERE / "gallery", split=SPLIT, device="cpu")

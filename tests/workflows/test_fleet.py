@@ -37,6 +37,7 @@ def run(tmp_path_factory):
     tree["students"].insert(1, tree["students"][0] | {"name": "second", "train": {"lr": 0.002}})
     tree["joint"] = {"kind": "tuned", "epochs": 1, "lr": 0.05, "pull": 5.0}
     tree["evaluation"]["rotations"] = 40
+    tree["evaluation"]["procrustes"] = True
     tree["evaluation"]["expect"] = {"minimum_cell": 0.9}
     return train_run(RunConfig.model_validate(tree), folder / "run", progress=SilentProgress()).run
 
@@ -46,12 +47,12 @@ def report(run):
     return evaluate_run(run)
 
 
-def embedded(run, path):
+def embedded(run, path, split="test"):
     model, dataset = (
         load_model(run / path),
         open_dataset(RunConfig.model_validate(toy_tree(run.parent / "toy.npz")).data),
     )
-    test = dataset.split("test")
+    test = dataset.split(split)
     vectors = embed(model.network, read_pixels(dataset, test, model.preprocess), model.preprocess)
     return vectors, leave_one_out(np.asarray(dataset.labels)[test])
 
@@ -77,6 +78,24 @@ def test_controls_alone_are_turned(report):
     assert turned["small"] is turned["second"] is None
     assert turned["alone"].rotations == 40
     assert 0 <= turned["alone"].r_at_1[0] < turned["alone"].r_at_1[1] < 0.6
+
+
+def test_controls_alone_are_mapped_by_the_rotation_that_fits_the_training_pictures_best(run, report):
+    [alone] = [student for student in report.students if student.mapped is not None]
+    assert alone.name == "alone"
+    (query, protocol), (gallery, _) = embedded(run, "students/alone"), embedded(run, "gallery")
+    own, known = (embedded(run, path, "train")[0].astype(float) for path in ("students/alone", "gallery"))
+    left, _, right = np.linalg.svd(own.T @ known)
+    turned = query @ (left @ right)
+    turned = (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
+    expected = score(turned, gallery, protocol).mean
+    for metric in ("r_at_1", "map_at_r"):
+        found = getattr(alone.mapped, metric)
+        assert found.value == pytest.approx(expected[metric], abs=1e-6)
+        assert found.low <= found.value <= found.high
+    assert alone.mapped.map_at_r.value > alone.cells.heterogeneous.map_at_r.value
+    [line] = [line for line in words.controls(report) if "best rotation" in line]
+    assert line.startswith("alone")
 
 
 def test_the_tax_is_the_difference_of_the_gallery_models_on_themselves(run, report):

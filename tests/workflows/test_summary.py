@@ -103,17 +103,95 @@ def test_the_command_prints_json_markdown_a_table_and_a_plot(runs, tmp_path):
 
 
 def test_runs_that_are_not_seeds_of_one_experiment_are_refused(runs, tmp_path):
-    with pytest.raises(ConfigError, match="same seed"):
+    with pytest.raises(ConfigError, match=r"repeats what another run of the same seed has.*alone, .*small"):
         summarise([runs[0], runs[0]])
     with pytest.raises(ConfigError, match="a summary needs runs"):
         summarise([])
-    other = tmp_path / "other"
-    shutil.copytree(runs[1], other)
-    report = json.loads((other / "report.json").read_text())
-    report["run"]["config"]["student_training"]["lr"] = 0.5
-    (other / "report.json").write_text(json.dumps(report))
-    with pytest.raises(ConfigError, match=r"no seed of the experiment.*got other training"):
-        summarise([runs[0], other])
+    with pytest.raises(ConfigError, match="have no seed in common"):
+        summarise([runs[0]], versus=[runs[1]])
+
+    def changed(name, change):
+        other = tmp_path / name
+        shutil.copytree(runs[1], other)
+        report = json.loads((other / "report.json").read_text())
+        change(report)
+        (other / "report.json").write_text(json.dumps(report))
+        return other
+
+    for name, change, what in (
+        ("lr", lambda r: r["run"]["config"]["student_training"].update(lr=0.5), "training of small"),
+        (
+            "loss",
+            lambda r: r["run"]["config"]["students"][0]["loss"]["alignment"].update(weight=3),
+            "training of small",
+        ),
+        ("gallery", lambda r: r["run"]["config"]["gallery"]["train"].update(lr=0.5), "training of the gallery model"),
+        ("data", lambda r: r["run"]["dataset"].update(split="val"), "data"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{name} does not belong to the experiment.*got other {what}"):
+            summarise([runs[0], changed(name, change)])
+    elsewhere = changed("space", lambda r: r["run"].update(seed=0))
+    with pytest.raises(ConfigError, match=r"have seed 0 both, but not one gallery model"):
+        summarise([runs[0], elsewhere])
+
+
+def joined(source, target, **names):
+    """A copy of a run whose students are called otherwise, as if trained later under one gallery model."""
+    shutil.copytree(source, target)
+    report = json.loads((target / "report.json").read_text())
+    for student in [*report["students"], *report["run"]["config"]["students"]]:
+        student["name"] = names[student["name"]]
+    for part in ("thresholds", "histograms", "examples"):
+        for entry in report[part]:
+            entry["student"] = names[entry["student"]]
+    report["curves"] = []
+    report["run"]["config"]["gallery"] = {"checkpoint": str(source / "gallery")}
+    (target / "report.json").write_text(json.dumps(report))
+    arrays = {}
+    for key, values in np.load(source / SCORES).items():
+        series, _, _ = key.partition("/" if "/" in key else "|")
+        arrays[key.replace(series, names.get(series, series), 1)] = values
+    np.savez_compressed(target / SCORES, **arrays)
+    return target
+
+
+def test_students_trained_later_under_one_gallery_model_join_the_table(runs, tmp_path):
+    later = joined(runs[0], tmp_path / "later", small="tiny", alone="lone")
+    found = summarise([*runs, later], [("tiny", "small"), ("tiny", "paragon")])
+    assert found.seeds == (0, 1)
+    assert {student.name for student in found.students} == {"small", "alone", "tiny", "lone"}
+    assert found.seeds_of("small") == (0, 1)
+    assert found.seeds_of("tiny") == (0,)
+    assert tuple(found.comparisons[0].difference) == (0, 0, 0)
+    assert len(found.comparisons[2].by_seed) == 1
+    assert not found.comparisons[2].claimed
+    text = run("summary", *runs, later, "--markdown").stdout
+    assert [line.split("|")[4].strip() for line in text.splitlines() if line.startswith("| tiny |")] == ["1"]
+    assert [line.split("|")[4].strip() for line in text.splitlines() if line.startswith("| small |")] == ["2"]
+    with pytest.raises(ConfigError, match=r"repeats what another run of the same seed has.*small"):
+        summarise([*runs, joined(runs[0], tmp_path / "again", small="small", alone="lone")])
+
+
+def test_series_that_no_seed_has_both_of_are_refused(runs, tmp_path):
+    later = joined(runs[1], tmp_path / "later", small="tiny", alone="lone")
+    with pytest.raises(ConfigError, match=r"small and tiny cannot be compared.*no seed that has both"):
+        summarise([runs[0], later], [("small", "tiny")])
+
+
+def test_another_recipes_gallery_model_is_compared_by_seed_and_query(runs, tmp_path):
+    def worse(arrays):
+        for metric in ("r_at_1", "map_at_r"):
+            arrays[f"paragon|{metric}"] = arrays[f"paragon|{metric}"] - np.float32(0.125)
+
+    others = [rewritten(path, tmp_path / f"other{seed}", worse) for seed, path in enumerate(runs)]
+    found = summarise(runs, versus=others)
+    comparison = found.comparisons[-1]
+    assert (comparison.first, comparison.second) == ("paragon", f"paragon of {found.rival.name}")
+    assert tuple(comparison.difference) == pytest.approx((0.125, 0.125, 0.125))
+    assert comparison.claimed
+    text = run("summary", *runs, "--versus", others[0], "--versus", others[1], "--markdown").stdout
+    assert f"| paragon − paragon of {found.rival.name} | R@1 | +0.1250 [+0.1250, +0.1250] |" in text
+    assert f"| paragon of {found.rival.name} | {found.report.macs.gallery:,} | 1.0× | 2 |" in text
 
 
 def test_a_series_that_there_is_not_is_refused_naming_the_nearest(runs):

@@ -1,0 +1,30 @@
+"""What the tests of students that train together share: their configs, and runs of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy import toy_tree
+
+from hetero.config import RunConfig
+from hetero.logs import SilentProgress
+from hetero.workflows.train import train_run
+
+
+def train(tree, out, progress=None):
+    return train_run(RunConfig.model_validate(tree), out, progress=progress or SilentProgress())
+
+
+def student(name, **changes):
+    arch = {"size": 12, "channels": 1, "dim": 16, "stem_width": 4, "stages": [{"width": 6}, {"width": 8}]}
+    return {"name": name, "arch": arch, "loss": {"alignment": {}}} | changes
+
+
+def with_students(pictures, gallery, *added, **training):
+    tree = toy_tree(pictures)
+    tree["gallery"] = {"checkpoint": str(gallery)}
+    tree["students"] = list(added)
+    tree["student_training"] = tree["student_training"] | training
+    return tree
