@@ -18,6 +18,7 @@ from hetero.preprocess import PreprocessSpec
 from hetero.training.config import TrainConfig
 from hetero.training.health import Health
 from hetero.training.memory import GalleryMemory
+from hetero.training.parallel import Mapper, side_by_side
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.step import Terms, joint_step, train_step
 from hetero.training.trainee import Trainee
@@ -123,8 +124,7 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> dict[str, str]:
     mark, marked = time.perf_counter(), first
     last_saved = first
     try:
-        for batch, more in _batches(phase, first):
-            terms = _step(phase, batch, more, health)
+        for batch, terms in _stepped(phase, first, health):
             _require(phase, health, health.check_losses(terms, batch.step), last_saved)
             meter.add({name: terms[name] for name in health.well(list(terms))})
             done = batch.step + 1
@@ -164,7 +164,13 @@ def _batches(phase: Phase, first: int) -> Iterator[tuple[Batch, Batch | None]]:
         yield from zip(batches, phase.unlabelled.batches(first, phase.steps), strict=True)
 
 
-def _step(phase: Phase, batch: Batch, more: Batch | None, health: Health) -> Terms:
+def _stepped(phase: Phase, first: int, health: Health) -> Iterator[tuple[Batch, Terms]]:
+    with side_by_side(len(phase.trainees), phase.device) as mapper:
+        for batch, more in _batches(phase, first):
+            yield batch, _step(phase, batch, more, health, mapper)
+
+
+def _step(phase: Phase, batch: Batch, more: Batch | None, health: Health, mapper: Mapper) -> Terms:
     image, labels = prepare(
         batch,
         more,
@@ -188,9 +194,10 @@ def _step(phase: Phase, batch: Batch, more: Batch | None, health: Health) -> Ter
             num_classes=len(phase.loader.classes),
             pull=phase.pull,
             step=batch.step,
+            mapper=mapper,
         )
     gallery = None if phase.gallery is None else phase.gallery.at(batch.step)
-    return train_step(active, gallery, image, labels, step=batch.step)
+    return train_step(active, gallery, image, labels, step=batch.step, mapper=mapper)
 
 
 def _require(phase: Phase, health: Health, failed: Sequence[str], last_saved: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from hetero.losses.alignment import alignment_loss
 from hetero.training.augment import POSES
 from hetero.training.memory import Embedder
+from hetero.training.parallel import Mapper, one_by_one
 from hetero.training.trainee import Trainee
 
 Terms = dict[str, dict[str, Tensor]]
@@ -30,6 +31,7 @@ def train_step(
     labels: Int[Tensor, " n"],
     *,
     step: int,
+    mapper: Mapper = one_by_one,
 ) -> Terms:
     """Update every trainee on one batch of augmented, colour-normalised pictures.
 
@@ -39,12 +41,13 @@ def train_step(
         gallery: the frozen gallery model in evaluation mode, or its memory; its forward runs once however many
             trainees there are, and not at all where no trainee's loss needs it.
         step: of the phase, 0-based; decides the learning rate.
+        mapper: how the trainees' own steps are gone through, see :func:`hetero.training.parallel.side_by_side`.
     """
     gallery_embedding = None
     if gallery is not None and any(trainee.loss.needs_gallery for trainee in trainees):
         with torch.no_grad():
             gallery_embedding = gallery(image)
-    terms, _ = _students_step(trainees, gallery_embedding, _Views(image), labels, step=step)
+    terms, _ = _students_step(trainees, gallery_embedding, _Views(image), labels, step=step, mapper=mapper)
     return terms
 
 
@@ -57,6 +60,7 @@ def joint_step(
     num_classes: int,
     pull: float,
     step: int,
+    mapper: Mapper = one_by_one,
 ) -> Terms:
     """Update a gallery model that is still learning, and students that follow it, on one batch.
 
@@ -73,7 +77,7 @@ def joint_step(
     total, parts = gallery.loss(embedding[known], labels[known])
     # Beyond the strangers that were made of all poses of all classes, or a pose would share the label of its stranger.
     others = torch.where(labels < num_classes, labels, stranger_labels(POSES * num_classes + labels))
-    terms, seen = _students_step(students, embedding.detach(), _Views(image), others, step=step)
+    terms, seen = _students_step(students, embedding.detach(), _Views(image), others, step=step, mapper=mapper)
     if pull and seen:
         parts["pull"] = torch.stack([alignment_loss(embedding, one) for one in seen]).mean()
         total = total + pull * parts["pull"]
@@ -82,7 +86,13 @@ def joint_step(
 
 
 def _students_step(
-    trainees: Sequence[Trainee], gallery_embedding: Tensor | None, views: _Views, labels: Tensor, *, step: int
+    trainees: Sequence[Trainee],
+    gallery_embedding: Tensor | None,
+    views: _Views,
+    labels: Tensor,
+    *,
+    step: int,
+    mapper: Mapper,
 ) -> tuple[Terms, list[Tensor]]:
     """Their terms, and the detached embeddings of those that belong into the gallery model's space.
 
@@ -91,23 +101,25 @@ def _students_step(
     classed = labels >= 0
     count = int(classed.sum())
     first = slice(count) if bool(classed[:count].all()) else classed  # strangers mostly come last: no copy then
-    terms: Terms = {}
-    seen: list[Tensor] = []
-    for trainee in trainees:
+    views.prepare(trainee.side for trainee in trainees)
+
+    def one(trainee: Trainee) -> tuple[dict[str, Tensor], Tensor | None] | None:
         image = views.at(trainee.side)
         if trainee.loss.needs_gallery:
             embedding = trainee.embed(image)
             total, parts = trainee.loss(embedding, labels, gallery_embedding)
         elif count < 2:  # batch normalisation has nothing to compare
-            continue
+            return None
         else:
             embedding = trainee.embed(image[first])
             total, parts = trainee.loss(embedding, labels[first])
         trainee.update(total, step)
-        terms[trainee.name] = _detached(total, parts)
-        if trainee.loss.needs_gallery and trainee.loss.config.places and bool(torch.isfinite(embedding).all()):
-            seen.append(embedding.detach())
-    return terms, seen
+        places = trainee.loss.needs_gallery and trainee.loss.config.places and bool(torch.isfinite(embedding).all())
+        return _detached(total, parts), embedding.detach() if places else None
+
+    stepped = [(trainee.name, found) for trainee, found in zip(trainees, mapper(one, trainees), strict=True) if found]
+    terms = {name: parts for name, (parts, _) in stepped}
+    return terms, [embedding for _, (_, embedding) in stepped if embedding is not None]
 
 
 class _Views:
@@ -116,10 +128,13 @@ class _Views:
     def __init__(self, image: Tensor) -> None:
         self._image, self._sides = image, {image.shape[3]: image}
 
+    def prepare(self, sides: Iterable[int]) -> None:
+        for side in sides:
+            if side not in self._sides:
+                smaller = interpolate(self._image, size=(side, side), mode="bilinear", antialias=True)
+                self._sides[side] = smaller.contiguous(memory_format=torch.channels_last)
+
     def at(self, side: int) -> Tensor:
-        if side not in self._sides:
-            smaller = interpolate(self._image, size=(side, side), mode="bilinear", antialias=True)
-            self._sides[side] = smaller.contiguous(memory_format=torch.channels_last)
         return self._sides[side]
 
 

@@ -145,4 +145,4 @@ def _optimizer(modules: list[nn.Module], train: TrainConfig) -> torch.optim.Opti
     ]
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.momentum > 0)
-    return torch.optim.AdamW(groups, lr=train.lr)
+    return torch.optim.AdamW(groups, lr=train.lr, betas=(train.momentum, 0.999))

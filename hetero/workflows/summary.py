@@ -198,7 +198,8 @@ def _gathered(runs: Sequence[Path]) -> tuple[Report, list[Student], dict[int, Sc
     scores: dict[int, Scores] = {}
     for run, report in reports.items():
         _require_same(run, runs[0], "data", _data(report), _data(first))
-        seed, gallery = report.run.seed, report.run.config["gallery"]
+        config: dict[str, Any] = dict(report.run.config)
+        seed, gallery = report.run.seed, config["gallery"]
         _require_same(run, runs[0], "gallery models", report.macs.gallery, first.macs.gallery)
         if "checkpoint" not in gallery:
             recipe = recipe or (run, gallery)
@@ -234,8 +235,9 @@ def _data(report: Report) -> tuple[str, str, int]:
 def _settings(report: Report, student: Student) -> dict[str, Any]:
     """Everything of the config that a student's training depends on, but for its gallery model and seed."""
     free = ("name", "seed", "evaluation", "device", "gallery", "students")
-    shared = {key: value for key, value in report.run.config.items() if key not in free}
-    own = [one for one in report.run.config["students"] if one["name"] == student.name]
+    config: dict[str, Any] = dict(report.run.config)
+    shared = {key: value for key, value in config.items() if key not in free}
+    own = [one for one in config["students"] if one["name"] == student.name]
     return shared | {"student": own}
 
 

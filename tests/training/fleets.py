@@ -13,8 +13,8 @@ from hetero.logs import SilentProgress
 from hetero.workflows.train import train_run
 
 
-def train(tree, out, progress=None):
-    return train_run(RunConfig.model_validate(tree), out, progress=progress or SilentProgress())
+def train(tree, out, progress=None, threads=None):
+    return train_run(RunConfig.model_validate(tree), out, progress=progress or SilentProgress(), threads=threads)
 
 
 def student(name, **changes):

@@ -39,6 +39,7 @@ def test_each_student_has_its_own_optimizer_average_and_schedule(pictures, galle
         "slow": {"lr": 0.001},
         "averaged": {"ema_decay": 0.5},
         "adam": {"optimizer": "adamw", "lr": 0.003},
+        "calm": {"optimizer": "adamw", "lr": 0.003, "momentum": 0.5},
         "short": {"epochs": 1},
     }
     run = train(
