@@ -159,7 +159,7 @@ _TERMS: dict[str, Callable[[Any, _Batch, Any], Tensor]] = {  # of the term's con
         temperature=config.temperature,
     ),
     "relational": lambda config, batch, loss: relational_loss(
-        batch.query, batch.gallery, distance=config.distance, angle=config.angle
+        batch.query, batch.gallery, distance=config.distance, angle=config.angle, group=config.group
     ),
 }
 

@@ -136,6 +136,7 @@ class RelationalConfig(_Term):
 
     distance: float = Field(default=25.0, ge=0)
     angle: float = Field(default=50.0, ge=0)
+    group: int = Field(default=128, ge=3)
 
     @model_validator(mode="after")
     def _some_part(self) -> RelationalConfig:

@@ -191,6 +191,16 @@ def test_equal_embeddings_have_finite_gradients():
     assert bool(torch.isfinite(query.grad).all())
 
 
+@pytest.mark.parametrize(("group", "sizes"), [(3, (3, 3, 2)), (4, (4, 4)), (8, (8,)), (None, (8,))])
+def test_relations_of_a_large_batch_are_those_within_equal_groups_of_it(group, sizes):
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = (torch.randn(8, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    parts = zip(query.split(sizes), gallery.split(sizes), strict=True)
+    expected = [naive.relational(one.tolist(), other.tolist(), 2.0, 3.0) for one, other in parts]
+    found = relational_loss(query, gallery, distance=2.0, angle=3.0, group=group)
+    assert float(found) == pytest.approx(sum(expected) / len(expected), rel=1e-9)
+
+
 def test_ranking_allows_any_monotonic_change_of_the_similarities():
     """A query embedding half way to the candidates' mean ranks alike and aligns worse."""
     w = World(torch.float64)
