@@ -1,0 +1,36 @@
+"""``python -m benchmarks.keep_scores RUN FOLDER``: what ``hetero summary`` needs of a scored run, for the repository.
+
+Left out are the report's pictures, curves and histograms, and the digits of mAP@R beyond float16.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from hetero import atomic
+from hetero.report.build import load_report
+from hetero.workflows.scores import SCORES
+
+DROPPED = ("curves", "examples", "histograms")
+
+
+def main(run: Path, folder: Path) -> None:
+    """Write ``report.json`` and ``scores.npz`` into ``folder``."""
+    load_report(run)  # whole and valid
+    content = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    content |= {key: [] for key in DROPPED}
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(folder / "report.json", content)
+    with np.load(run / SCORES, allow_pickle=False) as stored:
+        kept = {key: stored[key].astype(np.float16) for key in stored.files}
+    with open(folder / SCORES, "wb") as file:
+        np.savez_compressed(file, **kept)
+    load_report(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
