@@ -6,6 +6,7 @@ candidates, does not know how a student's embeddings lie: in a few clumps, say. 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,13 @@ class RotationBand:
 
 
 def rotation_band(
-    query_model: np.ndarray, gallery_model: np.ndarray, protocol: Protocol, *, rotations: int = 100, seed: int = 0
+    query_model: np.ndarray,
+    gallery_model: np.ndarray,
+    protocol: Protocol,
+    *,
+    rotations: int = 100,
+    seed: int = 0,
+    threads: int = 1,
 ) -> RotationBand:
     """Search the gallery model's gallery with a student's embeddings, turned by rotations drawn at random.
 
@@ -44,6 +51,7 @@ def rotation_band(
         query_model, gallery_model: ``[m, d]``, L2-normalised embeddings of the same images.
         protocol: whose ids are rows of both.
         rotations: how many, each uniform over all rotations and reflections of the d dimensions.
+        threads: how many of them at a time.
 
     Raises:
         RetrievalError: no rotation, or vectors that do not fit.
@@ -63,9 +71,10 @@ def rotation_band(
         row[: len(rows)] = rows
     right_labels = protocol.query_labels[protocol.scorable]
     depths = np.minimum(matches.max(), protocol.num_candidates[protocol.scorable])
-    found = np.empty((2, rotations))
-    for number in range(rotations):
-        turned = (queries @ random_rotation(queries.shape[1], generator)).astype(np.float32)
+    turns = [random_rotation(queries.shape[1], generator).astype(np.float32) for _ in range(rotations)]
+
+    def scores(turn: np.ndarray) -> tuple[float, float]:
+        turned = queries @ turn
         turned /= np.linalg.norm(turned, axis=1, keepdims=True)
         first, precision = np.empty(len(turned)), np.empty(len(turned))
         for depth in np.unique(depths):  # of queries with few candidates, all of them
@@ -76,8 +85,10 @@ def rotation_band(
             within = right & (ranks <= matches[some][:, None])
             first[some] = right[:, 0]
             precision[some] = (np.cumsum(within, axis=1) / ranks * within).sum(1) / matches[some]
-        found[:, number] = first.mean(), precision.mean()
-    return RotationBand(*found)
+        return float(first.mean()), float(precision.mean())
+
+    with ThreadPoolExecutor(threads) as pool:
+        return RotationBand(*np.array(list(pool.map(scores, turns))).T)
 
 
 def random_rotation(dim: int, generator: np.random.Generator) -> np.ndarray:

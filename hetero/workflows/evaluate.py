@@ -183,7 +183,8 @@ def evaluate_run(
         if rotations and name not in compatible:
             say(f"turning {name} {rotations} times")
             turned = (by_student[name], by_gallery["test"], test.protocol)
-            entry = entry.model_copy(update={"rotated": make_band(*turned, rotations=rotations, seed=config.seed)})
+            band = make_band(*turned, rotations=rotations, seed=config.seed, threads=torch.get_num_threads())
+            entry = entry.model_copy(update={"rotated": band})
         if name in mapped:
             entry = entry.model_copy(update={"mapped": make_mapped(mapped[name], **sampling)})
         entries.append(entry)

@@ -190,13 +190,13 @@ def _gathered(runs: Sequence[Path]) -> tuple[Report, list[Student], dict[int, Sc
     """The first run's report, every student, and by seed the scores of all its runs."""
     if not runs:
         raise ConfigError("a summary needs runs", fix="name run directories that hetero compat has scored")
-    reports = {run: load_report(run) for run in runs}
-    first = reports[runs[0]]
+    reports = [load_report(run) for run in runs]
+    first = reports[0]
     spaces: dict[int, tuple[Path, str]] = {}
     recipe: tuple[Path, Any] | None = None
     students: dict[str, tuple[Path, Student, Any]] = {}
     scores: dict[int, Scores] = {}
-    for run, report in reports.items():
+    for run, report in zip(runs, reports, strict=True):
         _require_same(run, runs[0], "data", _data(report), _data(first))
         config: dict[str, Any] = dict(report.run.config)
         seed, gallery = report.run.seed, config["gallery"]
