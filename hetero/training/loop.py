@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hetero.data.loader import Batch, Loader
 from hetero.errors import MissingExtraError, TrainingError
@@ -128,6 +129,10 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> dict[str, str]:
             _require(phase, health, health.check_losses(terms, batch.step), last_saved)
             meter.add({name: terms[name] for name in health.well(list(terms))})
             done = batch.step + 1
+            states: dict[str, dict[str, Tensor]] = {}
+            if _is_save_step(done, phase):  # looked at before the line is written, so that it tells of every stop
+                states = {t.name: t.state() for t in phase.everyone if t.name not in health.stopped}
+                _require(phase, health, health.check_weights(states, done), last_saved)
             if done % phase.train.log_every_steps == 0 or done == phase.steps:
                 now = time.perf_counter()
                 speed = (done - marked) * len(batch.labels) / (now - mark)
@@ -141,9 +146,7 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> dict[str, str]:
                     done, losses={name: parts["total"] for name, parts in means.items()}, images_per_s=speed
                 )
                 meter, mark, marked = _Meter(), now, done
-            if _is_save_step(done, phase):
-                states = {t.name: t.state() for t in phase.everyone if t.name not in health.stopped}
-                _require(phase, health, health.check_weights(states, done), last_saved)
+            if states:
                 tensors = {key: value for name in health.well(list(states)) for key, value in states[name].items()}
                 kept = {"meter": vars(meter), "health": health.to_json()}
                 commit_state(folder, State(step=done, tensors=tensors, meter=kept))

@@ -104,6 +104,14 @@ def test_a_run_interrupted_after_a_student_was_stopped_stops_it_again(pictures, 
     assert journal(cut.run) == journal(whole.run)
 
 
+def test_a_student_that_the_very_last_step_ruins_is_in_the_last_metrics_line(pictures, gallery, tmp_path):
+    bad = student("bad", train={"lr": 1e38})
+    run = train(with_students(pictures, gallery, student("good"), bad, batch_size=96, epochs=1), tmp_path / "run")
+    [line] = journal(run.run)
+    assert "not numbers after step 1" in run.stopped["bad"]
+    assert line["stopped"] == run.stopped
+
+
 def test_a_run_whose_last_student_diverges_fails(pictures, gallery, tmp_path):
     with pytest.raises(TrainingError, match=r"'bad' diverged, the last of the students.*lower the learning rate"):
         train(with_students(pictures, gallery, student("bad", train={"lr": 1e38})), tmp_path / "run")
