@@ -61,10 +61,7 @@ def run() -> list[dict[str, object]]:
     against_bound = statistics.median(j / (f + a) for j, f, a, _ in rounds)
     against_separate = statistics.median(j / s for j, _, _, s in rounds)
     best_possible = statistics.median((f + a) / s for _, f, a, s in rounds)
-    print(
-        f"gallery model {ratio_of_cost:.1f}x a student; the bound itself is {best_possible:.2f} of separate runs: "
-        + ("the goal of 0.45 is possible" if best_possible <= 0.45 else "the goal of 0.45 is out of reach here")
-    )
+    print(f"gallery model {ratio_of_cost:.1f}x a student, {torch.get_num_threads()} threads")
     return [
         {
             "name": f"{STUDENTS} students in one step, time",
@@ -77,7 +74,7 @@ def run() -> list[dict[str, object]]:
             "name": f"{STUDENTS} students in one step, time",
             "ratio": against_separate,
             "against": f"{STUDENTS} separate runs, each with its gallery forward (bound {best_possible:.2f})",
-            "goal": max(0.45, 1.1 * best_possible),
+            "goal": 0.45,
             "better": "lower",
         },
     ]

@@ -39,22 +39,19 @@ def decoupled_loss(
     """
     known, rows = nearest_candidates(gallery, candidates, neighbours=neighbours)
     seen = query_cosines(query, candidates, rows)
-    first, second = torch.triu_indices(known.shape[1], known.shape[1], 1, device=known.device)
-    wanted = known[:, second] - known[:, first]
-    found = seen[:, second] - seen[:, first]
-    relative = ((found - wanted) / (_SOFTENING + wanted.abs())).square()
-    agreement = found.detach() * wanted
-    wrong = _length(torch.where(agreement < 0, relative, 0.0))
-    right = _length(torch.where(agreement > 0, relative, 0.0))
+    wanted = known[:, None, :] - known[:, :, None]
+    found = seen[:, None, :] - seen[:, :, None]
+    with torch.no_grad():
+        scale = (_SOFTENING + wanted.abs()).reciprocal().square()
+        agreement = found * wanted
+        weights = torch.stack((scale * (agreement < 0), scale * (agreement > 0)), 1).flatten(2)
+    squares = (found - wanted).square().flatten(1)
+    wrong, right = _root(torch.bmm(weights, squares[:, :, None])[:, :, 0]).mean(0)
     own = (1 - cosine_similarity(query, gallery.detach())).mean()
     return feature * own + (inconsistent * wrong + consistent * right) / known.shape[1]
 
 
-def _length(squares: Float[Tensor, "b p"]) -> Float[Tensor, ""]:
-    """Mean Euclidean norm over pairs in both orders, given in one of them: swapped, both differences change sign.
-
-    Without pairs 0, with gradient 0 (a bare root's would be infinite).
-    """
-    sums = 2 * squares.sum(1)
+def _root(sums: Float[Tensor, "b 2"]) -> Float[Tensor, "b 2"]:
+    """Square roots; that of 0, where there is no pair, with gradient 0 (a bare root's would be infinite)."""
     positive = sums > 0
-    return torch.where(positive, torch.where(positive, sums, 1.0).sqrt(), 0.0).mean()
+    return torch.where(positive, torch.where(positive, sums, 1.0).sqrt(), 0.0)
