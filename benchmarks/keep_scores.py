@@ -5,6 +5,7 @@ Left out are the report's pictures, curves and histograms, and the digits of mAP
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -27,8 +28,9 @@ def main(run: Path, folder: Path) -> None:
     atomic.write_json(folder / "report.json", content)
     with np.load(run / SCORES, allow_pickle=False) as stored:
         kept = {key: stored[key].astype(np.float16) for key in stored.files}
-    with open(folder / SCORES, "wb") as file:
-        np.savez_compressed(file, **kept)
+    data = io.BytesIO()
+    np.savez_compressed(data, **kept)
+    atomic.write_bytes(folder / SCORES, data.getvalue())
     load_report(folder)
 
 

@@ -63,10 +63,8 @@ def make_matrix(
 
 def make_band(
     query: np.ndarray, gallery: np.ndarray, protocol: Protocol, *, rotations: int, seed: int, threads: int
-) -> fleet.Band | None:
-    """Where a control's scores lie when its embeddings are turned at random; None without rotations."""
-    if not rotations:
-        return None
+) -> fleet.Band:
+    """Where a control's scores lie when its embeddings are turned at random."""
     band = rotation_band(query, gallery, protocol, rotations=rotations, seed=seed, threads=threads)
     return fleet.Band(rotations=rotations, r_at_1=band.central("r_at_1"), map_at_r=band.central("map_at_r"))
 
