@@ -58,6 +58,8 @@ def summary_markdown(summary: Any) -> str:
             f"| {one.first} − {one.second} | {_NAMES[one.metric]} | {value:+.4f} [{low:+.4f}, {high:+.4f}] "
             f"| {shown} | {verdict} |"
         )
+    if summary.turned:
+        lines += ["", *_turned_table(summary)]
     return "\n".join(lines) + "\n"
 
 
@@ -103,6 +105,23 @@ def _row(summary: Any, name: str, macs: int, ratio: float, series: tuple[str | N
     cells = ["" if one is None else _spread(summary, one, metric) for one in series for metric in _NAMES]
     count = len(summary.seeds_of(series[1]))
     return f"| {name} | {macs:,} | {words.ratio(ratio)} | {count} | {' | '.join(cells)} |"
+
+
+def _turned_table(summary: Any) -> list[str]:
+    lines = [
+        "| Control | Seed | R@1 in the gallery | Its embeddings turned | mAP@R | Turned |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in sorted(summary.turned, key=lambda turned: (turned.student, turned.seed)):
+        cells = []
+        for metric in _NAMES:
+            low, high = getattr(one.band, metric)
+            where = "within" if one.within(metric) else "**outside**"
+            cells += [f"{one.score[metric]:.5f}", f"{low:.5f} to {high:.5f}, {where}"]
+        lines.append(f"| {one.student} | {one.seed} | {' | '.join(cells)} |")
+    rotations = sorted({one.band.rotations for one in summary.turned})
+    count = " or ".join(map(str, rotations))
+    return [*lines, "", f"The central 95 % of {count} random rotations: by chance alone, one score in 20 is outside."]
 
 
 def _spread(summary: Any, series: str, metric: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from hetero.errors import ConfigError, nearest
 from hetero.report.build import load_report
+from hetero.report.fleet import Band
 from hetero.report.schema import Cost, Report, Student
 from hetero.retrieval.bootstrap import Interval, paired_difference
 from hetero.workflows.scores import METRICS, PARAGON, SCORES, load_scores
@@ -58,6 +59,36 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Turned:
+    """A control's scores in the gallery beside those of its embeddings turned at random.
+
+    Attributes:
+        score: mean over the queries, by metric. band: see :class:`hetero.report.fleet.Band`.
+    """
+
+    student: str
+    seed: int
+    score: Mapping[str, float]
+    band: Band
+
+    def within(self, metric: str) -> bool:
+        """Whether the score is among the central 95 %."""
+        low, high = getattr(self.band, metric)
+        return bool(low <= self.score[metric] <= high)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict."""
+        return {"student": self.student, "seed": self.seed, "rotations": self.band.rotations} | {
+            metric: {
+                "score": self.score[metric],
+                "band": list(getattr(self.band, metric)),
+                "within": self.within(metric),
+            }
+            for metric in METRICS
+        }
+
+
+@dataclass(frozen=True)
 class Rival:
     """The gallery model of another experiment on the same queries: its run's name and the MACs of both models."""
 
@@ -78,13 +109,14 @@ class Summary:
         report: of the first run; data and gallery model are those of all.
         students: of all runs together, each as the first run that has it reports it.
         scores: by seed; of a student that not all seeds have, only those that do hold series.
-        comparisons: see :class:`Comparison`. rival: see :class:`Rival`.
+        comparisons: see :class:`Comparison`. turned: see :class:`Turned`. rival: see :class:`Rival`.
     """
 
     report: Report
     students: tuple[Student, ...]
     scores: Mapping[int, Scores]
     comparisons: tuple[Comparison, ...]
+    turned: tuple[Turned, ...] = ()
     rival: Rival | None = None
 
     @property
@@ -120,6 +152,7 @@ class Summary:
                 for name in series
             },
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "turned": [one.to_json() for one in self.turned],
         }
 
 
@@ -142,10 +175,10 @@ def summarise(
         ConfigError: no runs, a student of a seed twice, runs of different experiments, a series that there is not.
         BundleError, CheckpointError: files that are missing or damaged.
     """
-    report, students, scores = _gathered(runs)
+    report, students, scores, turned = _gathered(runs)
     rival = None
     if versus:
-        other, _, others = _gathered(versus)
+        other, _, others, _ = _gathered(versus)
         rival = Rival(other.run.name, Cost.of(report.macs.gallery, other.macs.gallery))
         _require_same(versus[0], runs[0], "data", _data(other), _data(report))
         if not scores.keys() & others.keys():
@@ -166,7 +199,7 @@ def summarise(
     comparisons = tuple(
         _compared(first, second, metric, scores, resamples) for first, second in pairs for metric in METRICS
     )
-    return Summary(report, tuple(students), scores, comparisons, rival)
+    return Summary(report, tuple(students), scores, comparisons, tuple(turned), rival)
 
 
 def _compared(first: str, second: str, metric: str, scores: Mapping[int, Scores], resamples: int) -> Comparison:
@@ -186,8 +219,8 @@ def _compared(first: str, second: str, metric: str, scores: Mapping[int, Scores]
     return Comparison(first, second, metric, difference, tuple((one - two).mean(1).tolist()))
 
 
-def _gathered(runs: Sequence[Path]) -> tuple[Report, list[Student], dict[int, Scores]]:
-    """The first run's report, every student, and by seed the scores of all its runs."""
+def _gathered(runs: Sequence[Path]) -> tuple[Report, list[Student], dict[int, Scores], list[Turned]]:
+    """The first run's report, every student, by seed the scores of all its runs, and the turned controls."""
     if not runs:
         raise ConfigError("a summary needs runs", fix="name run directories that hetero compat has scored")
     reports = [load_report(run) for run in runs]
@@ -196,6 +229,7 @@ def _gathered(runs: Sequence[Path]) -> tuple[Report, list[Student], dict[int, Sc
     recipe: tuple[Path, Any] | None = None
     students: dict[str, tuple[Path, Student, Any]] = {}
     scores: dict[int, Scores] = {}
+    turned: list[Turned] = []
     for run, report in zip(runs, reports, strict=True):
         _require_same(run, runs[0], "data", _data(report), _data(first))
         config: dict[str, Any] = dict(report.run.config)
@@ -224,8 +258,11 @@ def _gathered(runs: Sequence[Path]) -> tuple[Report, list[Student], dict[int, Sc
             settings = _settings(report, student)
             known = students.setdefault(student.name, (run, student, settings))
             _require_same(run, known[0], f"training of {student.name}", settings, known[2])
+            if student.rotated is not None:
+                score = {metric: getattr(student.cells.heterogeneous, metric).value for metric in METRICS}
+                turned.append(Turned(student.name, seed, score, student.rotated))
     _require_paired(runs[0], scores)
-    return first, [student for _, student, _ in students.values()], dict(sorted(scores.items()))
+    return first, [student for _, student, _ in students.values()], dict(sorted(scores.items())), turned
 
 
 def _data(report: Report) -> tuple[str, str, int]:

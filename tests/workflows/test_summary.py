@@ -172,6 +172,33 @@ def test_students_trained_later_under_one_gallery_model_join_the_table(runs, tmp
         summarise([*runs, joined(runs[0], tmp_path / "again", small="small", alone="lone")])
 
 
+def test_controls_turned_at_random_are_listed_by_seed_and_those_outside_are_named(runs, tmp_path):
+    def with_band(run, name, band):
+        shutil.copytree(run, tmp_path / name)
+        report = json.loads((run / "report.json").read_text())
+        control = next(student for student in report["students"] if student["role"] == "control")
+        score = {key: control["cells"]["heterogeneous"][key]["value"] for key in ("r_at_1", "map_at_r")}
+        control["rotated"] = {"rotations": 9} | {key: [low(value), high(value)] for (key, value), (low, high) in
+                                                 zip(score.items(), band, strict=True)}  # fmt: skip
+        (tmp_path / name / "report.json").write_text(json.dumps(report))
+        return tmp_path / name, score
+
+    around, below = (lambda v: v * 0.9, lambda v: v + 0.1), (lambda v: v + 0.1, lambda v: v + 0.2)
+    (first, score), (second, _) = with_band(runs[0], "a", (around, around)), with_band(runs[1], "b", (around, below))
+    found = summarise([second, first])
+    assert {(one.seed, one.within("r_at_1"), one.within("map_at_r")) for one in found.turned} == {
+        (0, True, True), (1, True, False),
+    }  # fmt: skip
+    listed = {one["seed"]: one for one in found.to_json()["turned"]}
+    assert listed[0]["r_at_1"]["score"] == score["r_at_1"]
+    assert listed[1]["map_at_r"]["within"] is False
+    text = run("summary", first, second, "--markdown").stdout
+    rows = [line for line in text.splitlines() if line.startswith(("| alone | 0 |", "| alone | 1 |"))]
+    assert ["outside" in row for row in rows] == [False, True]
+    assert "9 random rotations" in text
+    assert "random rotations" not in run("summary", *runs, "--markdown").stdout
+
+
 def test_series_that_no_seed_has_both_of_are_refused(runs, tmp_path):
     later = joined(runs[1], tmp_path / "later", small="tiny", alone="lone")
     with pytest.raises(ConfigError, match=r"small and tiny cannot be compared.*no seed that has both"):
