@@ -14,7 +14,7 @@ def nearest_candidates(
 
     Both sides are L2-normalised here; no gradient flows.
     """
-    cosines = normalize(gallery.detach()) @ normalize(candidates.detach()).T
+    cosines = candidate_cosines(gallery.detach(), candidates)
     values, rows = cosines.topk(min(neighbours, cosines.shape[1]), dim=1)
     return values, rows
 
@@ -23,7 +23,12 @@ def query_cosines(
     query: Float[Tensor, "b d"], candidates: Float[Tensor, "n d"], rows: Int[Tensor, "b k"]
 ) -> Float[Tensor, "b k"]:
     """Cosine of each query embedding to its candidates ``rows``; gradients flow to the query embeddings."""
-    return (normalize(query) @ normalize(candidates.detach()).T).gather(1, rows)
+    return candidate_cosines(query, candidates).gather(1, rows)
+
+
+def candidate_cosines(embedding: Float[Tensor, "b d"], candidates: Float[Tensor, "n d"]) -> Float[Tensor, "b n"]:
+    """Cosine of each embedding to each candidate; gradients flow to the embeddings alone."""
+    return normalize(embedding) @ normalize(candidates.detach()).T
 
 
 def contextual_loss(
@@ -46,8 +51,11 @@ def contextual_loss(
 
     Source: Wu et al., Contextual similarity distillation for asymmetric image retrieval, CVPR 2022.
     """
-    known, rows = nearest_candidates(gallery, candidates, neighbours=neighbours)
-    seen = query_cosines(query, candidates, rows)
+    if neighbours < len(candidates):
+        known, rows = nearest_candidates(gallery, candidates, neighbours=neighbours)
+        seen = query_cosines(query, candidates, rows)
+    else:  # all of them: which are nearest makes no difference, and to find out costs more than the rest
+        known, seen = candidate_cosines(gallery.detach(), candidates), candidate_cosines(query, candidates)
     return kl_div(
         (seen / query_temperature).log_softmax(1), (known / gallery_temperature).softmax(1), reduction="batchmean"
     )
