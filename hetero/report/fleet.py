@@ -22,6 +22,11 @@ class Band(BaseModel):
                 raise ValueError(f"{name} ends at {high}, before it begins at {low}")
         return self
 
+    def place(self, metric: str, value: float) -> str:
+        """Where a score lies: ``below``, ``within`` or ``above``."""
+        low, high = getattr(self, metric)
+        return "below" if value < low else "above" if value > high else "within"
+
 
 class Mapped(BaseModel):
     """A control's scores against the gallery after the best rotation towards the gallery model, fitted on ``train``."""

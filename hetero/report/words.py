@@ -162,7 +162,7 @@ def controls(report: Report) -> list[str]:
             continue
         for metric, name in (("r_at_1", "R@1"), ("map_at_r", "mAP@R")):
             (low, high), value = getattr(band, metric), getattr(student.cells.heterogeneous, metric).value
-            where = "within" if low <= value <= high else "below" if value < low else "ABOVE"
+            where = band.place(metric, value).replace("above", "ABOVE")
             lines.append(
                 f"{student.name}: {name} {value:.5f} against the gallery, {where} the central 95 % of "
                 f"{band.rotations} random rotations of its embeddings, {low:.5f} to {high:.5f}."

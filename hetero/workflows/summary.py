@@ -73,8 +73,7 @@ class Turned:
 
     def within(self, metric: str) -> bool:
         """Whether the score is among the central 95 %."""
-        low, high = getattr(self.band, metric)
-        return bool(low <= self.score[metric] <= high)
+        return self.band.place(metric, self.score[metric]) == "within"
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict."""
