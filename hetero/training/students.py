@@ -31,7 +31,7 @@ from hetero.training.resume import latest_state
 from hetero.training.trainee import Trainee
 
 STUDENT_PHASE, TUNING_PHASE = "students", "tuning"
-_SEED_STRIDE = 1000  # keeps the students' batches apart from the gallery model's
+_SEED_STRIDE = 1000  # keeps students' seeds apart from each other and from the gallery model's
 
 
 def train_students(
@@ -97,7 +97,7 @@ def student_trainees(
     base = config.student_training
     assert base is not None  # noqa: S101 - the config has one where it has students
     trainees = []
-    for student in config.students:
+    for position, student in enumerate(config.students):
         train = base.of_student(student.train)
         trainees.append(
             Trainee(
@@ -108,7 +108,7 @@ def student_trainees(
                 steps=train.epochs * loader.steps_per_epoch,
                 num_classes=len(loader.classes),
                 reference=reference,
-                seed=_weights_seed(config.seed, student.name),
+                seed=config.seed + _SEED_STRIDE + 1 + position,
                 device=device,
             )
         )
@@ -187,11 +187,6 @@ def warm_start(run: Path, trainees: list[Trainee]) -> None:
 
 def _names(config: RunConfig) -> list[str]:
     return [student.name for student in config.students]
-
-
-def _weights_seed(seed: int, name: str) -> int:
-    """Of a student's first weights: of its name, not of its place among the others."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "big") >> 1
 
 
 def _views(train: StudentTrainConfig, loader: Loader) -> int | None:
