@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test device-test check bench clean
+.PHONY: demo test device-test check bench results clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -28,6 +28,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# The tables of docs/results, of the scores in docs/results/data.
+results: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.results_pages
 
 clean:
 	rm -rf .venv .venv-* build *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache

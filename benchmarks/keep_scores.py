@@ -1,6 +1,7 @@
 """``python -m benchmarks.keep_scores RUN FOLDER``: what ``hetero summary`` needs of a scored run, for the repository.
 
-Left out are the report's pictures, curves and histograms, and the digits of mAP@R beyond float16.
+Left out are the report's pictures, curves and histograms, the scores of students whose gallery is searched (reverse),
+and the digits of mAP@R beyond float16.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_json(folder / "report.json", content)
     with np.load(run / SCORES, allow_pickle=False) as stored:
-        kept = {key: stored[key].astype(np.float16) for key in stored.files}
+        kept = {key: stored[key].astype(np.float16) for key in stored.files if "/reverse|" not in key}
     data = io.BytesIO()
     np.savez_compressed(data, **kept)
     atomic.write_bytes(folder / SCORES, data.getvalue())
