@@ -30,6 +30,7 @@ from hetero.training.config import (
     TunedConfig,
 )
 
+FEWEST_ROTATIONS = 39  # with 2.5 % on either side, one of them is the least that is outside
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -109,7 +110,8 @@ class ExpectConfig(_Record):
         macs_ratio: the gallery model's MACs / the student's, at least.
         paragon_r_at_1: at least.
         paragon_over_pixels: paragon R@1 − R@1 of raw pixels, at least.
-        control_times_chance: R@1 of a control against the gallery / chance, at most.
+        control_times_chance: R@1 of a control against the gallery / chance, at most; more, where 2.5 % of ``rotations``
+            reach more.
         minimum_cell: R@1 of the worst pair of models of the space / paragon R@1, at least; with two students or more.
     """
 
@@ -130,7 +132,8 @@ class EvaluationConfig(_Record):
         split: whose classes. exclude_groups: whether images of one group never match each other.
         false_accept_rates: rates per (query, gallery) impostor pair at which thresholds are set on ``train``.
         resamples: of the bootstrap.
-        rotations: for each control, so many random rotations of its embeddings show what chance is for it; 0: none.
+        rotations: for each control, so many random rotations of its embeddings show what chance is for it; 0: none,
+            else 39 or more: fewer have no central 95 %.
         procrustes: score each control also after the best rotation towards the gallery model, fitted on ``train``.
         matrix: search every model's gallery with every other; off, where there are many students, it is left out.
     """
@@ -144,6 +147,14 @@ class EvaluationConfig(_Record):
     procrustes: bool = False
     matrix: bool = True
     expect: ExpectConfig = ExpectConfig()
+
+    @model_validator(mode="after")
+    def _enough_rotations(self) -> EvaluationConfig:
+        if 0 < self.rotations < FEWEST_ROTATIONS:
+            raise ValueError(
+                f"evaluation.rotations: {self.rotations} show no central 95 %: set {FEWEST_ROTATIONS} or more, or 0"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -190,8 +201,8 @@ class RunConfig(_Record):
         names = [student.name for student in self.students]
         if len(set(names)) != len(names):
             raise ValueError("students: two have the same name")
-        if "gallery" in names:
-            raise ValueError("students: the name gallery is the gallery model's")
+        for taken in {"gallery", "paragon"} & set(names):
+            raise ValueError(f"students: the name {taken} is the gallery model's")
         if self.students and self.student_training is None:
             raise ValueError("student_training is missing: the students need epochs, lr and so on")
         for student in self.students:
@@ -242,6 +253,11 @@ def _require_trainable(student: StudentConfig, train: StudentTrainConfig | None)
         raise ValueError(
             f"students.{student.name}.loss: centroid needs several pictures of a class in a batch: set "
             "student_training.sampler to {kind: pk, images_per_class: 4}"
+        )
+    structure, dim = student.loss.structure, student.arch.dim
+    if structure is not None and dim % structure.parts:
+        raise ValueError(
+            f"students.{student.name}.loss.structure: {structure.parts} parts do not divide the dimension {dim}"
         )
     if student.train.epochs is not None and student.train.epochs > train.epochs:
         raise ValueError(

@@ -11,8 +11,9 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent / "training"))
 from toy import toy_tree
 
-from hetero.config import load_config, parse_config, with_overrides
+from hetero.config import EvaluationConfig, load_config, parse_config, with_overrides
 from hetero.errors import ConfigError
+from hetero.training.config import GalleryTrainConfig, StudentTrainConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -153,3 +154,18 @@ def test_a_preset_sets_the_split_and_survives_yaml(tree):
     assert with_overrides(parse(tree, data), ["evaluation.preset=cub200"]).evaluation.preset == "cub200"
     assert with_overrides(config, ["evaluation.preset=null", "evaluation.split=val"]).evaluation.split == "val"
     assert parse(tree).evaluation.preset is None
+
+
+def test_too_few_rotations_for_a_central_95_percent_are_refused():
+    assert EvaluationConfig(rotations=0).rotations == 0
+    assert EvaluationConfig(rotations=39).rotations == 39
+    with pytest.raises(ValueError, match=r"evaluation.rotations: 38 show no central 95 %: set 39 or more, or 0"):
+        EvaluationConfig(rotations=38)
+
+
+def test_a_batch_that_is_no_whole_number_of_classes_is_refused_before_anything_trains():
+    sampler = {"kind": "pk", "images_per_class": 4}
+    assert GalleryTrainConfig(epochs=1, batch_size=20, sampler=sampler).batch_size == 20
+    for train in (GalleryTrainConfig, StudentTrainConfig):
+        with pytest.raises(ValueError, match=r"batch_size: 18 .* sampler.images_per_class, 4: change either"):
+            train(epochs=1, batch_size=18, sampler=sampler)

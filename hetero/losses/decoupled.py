@@ -35,7 +35,7 @@ def decoupled_loss(
 
     Source: Xie et al., D3still: Decoupled differential distillation for asymmetric image retrieval, CVPR 2024; the
     feature part there is the Euclidean norm of the batch's differences, here their mean, and the nearest neighbour,
-    there the picture itself, is left out.
+    there the picture itself, is left out: here it is among the candidates only where those are the batch.
     """
     known, rows = nearest_candidates(gallery, candidates, neighbours=neighbours)
     seen = query_cosines(query, candidates, rows)

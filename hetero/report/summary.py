@@ -18,8 +18,7 @@ from hetero.report.canvas import (
     style,
     to_svg,
 )
-
-_NAMES = {"r_at_1": "R@1", "map_at_r": "mAP@R"}
+from hetero.report.schema import METRICS, RULE_METRICS
 
 
 def summary_markdown(summary: Any) -> str:
@@ -49,13 +48,17 @@ def summary_markdown(summary: Any) -> str:
         if summary.seeds_of(mapped):
             shown = f"{name}, best rotation fitted on train"
             lines.append(_row(summary, shown, student.macs.query, student.macs.ratio, (mapped, series[1])))
-    lines += ["", "| First − second | Metric | Difference | Seeds | Ordering |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| First − second | Metric | Difference [95 % over these queries] | Seeds | Ordering |",
+        "|---|---|---|---|---|",
+    ]
     for one in summary.comparisons:
         value, low, high = one.difference
         verdict = ("above" if value > 0 else "below") if one.claimed else "not claimed"
         shown = ", ".join(f"{seed:+.4f}" for seed in one.by_seed)
         lines.append(
-            f"| {one.first} − {one.second} | {_NAMES[one.metric]} | {value:+.4f} [{low:+.4f}, {high:+.4f}] "
+            f"| {one.first} − {one.second} | {METRICS[one.metric]} | {value:+.4f} [{low:+.4f}, {high:+.4f}] "
             f"| {shown} | {verdict} |"
         )
     if summary.turned:
@@ -67,7 +70,8 @@ def plot_summary(summary: Any) -> Plot:
     """R@1 and mAP@R against the query model's MACs, means over seeds with their range."""
     figure = new_figure(6.6)
     panels = figure.subplots(2, 1, sharex=True)
-    for axes, (metric, name) in zip(panels, _NAMES.items(), strict=True):
+    for axes, metric in zip(panels, RULE_METRICS, strict=True):
+        name = METRICS[metric]
         style(axes, grid="y")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(log_ticks())
@@ -102,7 +106,7 @@ def _line(axes: Any, points: list[tuple[int, tuple[float, ...]]], colour: str, m
 
 
 def _row(summary: Any, name: str, macs: int, ratio: float, series: tuple[str | None, str]) -> str:
-    cells = ["" if one is None else _spread(summary, one, metric) for one in series for metric in _NAMES]
+    cells = ["" if one is None else _spread(summary, one, metric) for one in series for metric in RULE_METRICS]
     count = len(summary.seeds_of(series[1]))
     return f"| {name} | {macs:,} | {words.ratio(ratio)} | {count} | {' | '.join(cells)} |"
 
@@ -114,7 +118,7 @@ def _turned_table(summary: Any) -> list[str]:
     ]
     for one in sorted(summary.turned, key=lambda turned: (turned.student, turned.seed)):
         cells = []
-        for metric in _NAMES:
+        for metric in RULE_METRICS:
             low, high = getattr(one.band, metric)
             where = "within" if one.within(metric) else "**outside**"
             cells += [f"{one.score[metric]:.5f}", f"{low:.5f} to {high:.5f}, {where}"]

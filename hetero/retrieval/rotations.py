@@ -30,9 +30,14 @@ class RotationBand:
     map_at_r: np.ndarray
 
     def central(self, metric: str) -> tuple[float, float]:
-        """The least and the greatest of the central 95 % of the scores."""
+        """Between which a score lies that is one more of these, with probability 0.95.
+
+        Of fewer than 39 rotations that is less, as nothing lies beyond the least and the greatest of them.
+
+        Source: Hyndman and Fan, Sample quantiles in statistical packages, 1996 (definition 6).
+        """
         tail = 50 * (1 - CENTRAL)
-        low, high = np.percentile(getattr(self, metric), [tail, 100 - tail])
+        low, high = np.percentile(getattr(self, metric), [tail, 100 - tail], method="weibull")
         return float(low), float(high)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -97,6 +97,15 @@ class TrainConfig(_Record):
     log_every_steps: int = Field(default=20, ge=1)
     precision: Precision = "auto"
     tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _whole_classes(self) -> TrainConfig:
+        if self.sampler.kind == "pk" and self.batch_size % self.sampler.images_per_class:
+            raise ValueError(
+                f"batch_size: {self.batch_size} pictures are no whole number of classes of sampler.images_per_class, "
+                f"{self.sampler.images_per_class}: change either"
+            )
+        return self
 
     def of_student(self, own: OptimizerConfig) -> TrainConfig:
         """The same with a student's own values."""

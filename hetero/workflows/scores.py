@@ -20,7 +20,7 @@ PARAGON = "paragon"
 
 Series = Mapping[str, Mapping[str, np.ndarray]]
 """Series (``paragon``, ``STUDENT``, ``STUDENT/homogeneous``, ``STUDENT/reverse``, of some controls ``STUDENT/mapped``)
-to metric to ``float32 [q]``."""
+to metric to ``[q]``: float32 as written, float64 as read."""
 
 
 def save_scores(path: Path, scored: Mapping[str, CompatReport], mapped: Mapping[str, Scores]) -> None:
@@ -55,7 +55,7 @@ def load_scores(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
+            arrays = {key: stored[key].astype(np.float64) for key in stored.files}
     except FileNotFoundError:
         raise CheckpointError(f"there is no {path}", fix="run hetero compat on the run: it writes the file") from None
     except (OSError, ValueError, zipfile.BadZipFile) as error:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hetero.errors import ConfigError, nearest
+from hetero.errors import CheckpointError, ConfigError, nearest
 from hetero.report.build import load_report
 from hetero.report.fleet import Band
+from hetero.report.schema import METRICS as METRIC_NAMES
 from hetero.report.schema import Cost, Report, Student
 from hetero.retrieval.bootstrap import Interval, paired_difference
 from hetero.workflows.scores import METRICS, PARAGON, SCORES, load_scores
 
 Scores = dict[str, dict[str, np.ndarray]]
+_ROUNDING = 1e-3  # of scores kept in float16
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Comparison:
     Attributes:
         difference: mean over seeds and queries, with its 95 % interval over queries.
         by_seed: the mean over queries of each seed that has both.
+        trainings: how often what is compared was trained: as many as seeds, or fewer where gallery models are compared
+            and one stands under several seeds.
     """
 
     first: str
@@ -37,12 +42,13 @@ class Comparison:
     metric: str
     difference: Interval
     by_seed: tuple[float, ...]
+    trainings: int
 
     @property
     def claimed(self) -> bool:
-        """Whether there is an ordering that interval and all seeds agree on; never of a single seed."""
+        """Whether there is an ordering that interval and all seeds agree on; never of a single training."""
         low, high = self.difference.low, self.difference.high
-        if len(self.by_seed) < 2:
+        if self.trainings < 2:
             return False
         return (low > 0 and min(self.by_seed) > 0) or (high < 0 and max(self.by_seed) < 0)
 
@@ -54,6 +60,7 @@ class Comparison:
             "metric": self.metric,
             **self.difference.to_json(),
             "by_seed": list(self.by_seed),
+            "trainings": self.trainings,
             "claimed": self.claimed,
         }
 
@@ -174,10 +181,10 @@ def summarise(
         ConfigError: no runs, a student of a seed twice, runs of different experiments, a series that there is not.
         BundleError, CheckpointError: files that are missing or damaged.
     """
-    report, students, scores, turned = _gathered(runs)
-    rival = None
+    report, students, scores, turned, spaces = _gathered(runs)
+    rival, trainings = None, {}
     if versus:
-        other, _, others, _ = _gathered(versus)
+        other, _, others, _, theirs = _gathered(versus)
         rival = Rival(other.run.name, Cost.of(report.macs.gallery, other.macs.gallery))
         _require_same(versus[0], runs[0], "data", _data(other), _data(report))
         if not scores.keys() & others.keys():
@@ -186,8 +193,10 @@ def summarise(
                 got=f"seeds {', '.join(map(str, scores))} and {', '.join(map(str, others))}",
                 fix="train both with the same seeds",
             )
-        for seed in scores.keys() & others.keys():
+        common = scores.keys() & others.keys()
+        for seed in common:
             scores[seed][rival.series] = others[seed][PARAGON]
+        trainings[rival.series] = min(len({of[seed] for seed in common}) for of in (spaces, theirs))
     pairs = list(compare)
     if not pairs:
         for student in students:
@@ -196,12 +205,16 @@ def summarise(
     if rival is not None:
         pairs.append((PARAGON, rival.series))
     comparisons = tuple(
-        _compared(first, second, metric, scores, resamples) for first, second in pairs for metric in METRICS
+        _compared(first, second, metric, scores, resamples, trainings.get(second))
+        for first, second in pairs
+        for metric in METRICS
     )
     return Summary(report, tuple(students), scores, comparisons, tuple(turned), rival)
 
 
-def _compared(first: str, second: str, metric: str, scores: Mapping[int, Scores], resamples: int) -> Comparison:
+def _compared(
+    first: str, second: str, metric: str, scores: Mapping[int, Scores], resamples: int, trainings: int | None
+) -> Comparison:
     for series in (first, second):
         known = sorted({name for own in scores.values() for name in own})
         if series not in known:
@@ -215,11 +228,13 @@ def _compared(first: str, second: str, metric: str, scores: Mapping[int, Scores]
         )
     one, two = (np.stack([own[series][metric] for own in both]).astype(np.float64) for series in (first, second))
     difference = paired_difference(one.mean(0), two.mean(0), resamples=resamples)
-    return Comparison(first, second, metric, difference, tuple((one - two).mean(1).tolist()))
+    return Comparison(first, second, metric, difference, tuple((one - two).mean(1).tolist()), trainings or len(both))
 
 
-def _gathered(runs: Sequence[Path]) -> tuple[Report, list[Student], dict[int, Scores], list[Turned]]:
-    """The first run's report, every student, by seed the scores of all its runs, and the turned controls."""
+def _gathered(
+    runs: Sequence[Path],
+) -> tuple[Report, list[Student], dict[int, Scores], list[Turned], dict[int, str]]:
+    """The first run's report, all students, by seed the scores of its runs, the turned controls, by seed the space."""
     if not runs:
         raise ConfigError("a summary needs runs", fix="name run directories that hetero compat has scored")
     reports = [load_report(run) for run in runs]
@@ -245,6 +260,7 @@ def _gathered(runs: Sequence[Path]) -> tuple[Report, list[Student], dict[int, Sc
                 fix="train each with another --set seed=N, or students of one gallery model with gallery.checkpoint",
             )
         own = load_scores(run / SCORES)
+        _require_of_report(run, report, own)
         twice = sorted(own.keys() & scores.get(seed, {}).keys() - {PARAGON})
         if twice:
             raise ConfigError(
@@ -261,11 +277,36 @@ def _gathered(runs: Sequence[Path]) -> tuple[Report, list[Student], dict[int, Sc
                 score = {metric: getattr(student.cells.heterogeneous, metric).value for metric in METRICS}
                 turned.append(Turned(student.name, seed, score, student.rotated))
     _require_paired(runs[0], scores)
-    return first, [student for _, student, _ in students.values()], dict(sorted(scores.items())), turned
+    return (
+        first,
+        [student for _, student, _ in students.values()],
+        dict(sorted(scores.items())),
+        turned,
+        {seed: space for seed, (_, space) in spaces.items()},
+    )
 
 
-def _data(report: Report) -> tuple[str, str, int]:
-    return report.run.dataset.name, report.run.dataset.split, report.run.dataset.queries
+def _require_of_report(run: Path, report: Report, scores: Scores) -> None:
+    """Refuse scores that another evaluation wrote than the report, as one that was stopped leaves them."""
+    for student in report.students:
+        cells = {PARAGON: student.cells.paragon, student.name: student.cells.heterogeneous}
+        cells |= {f"{student.name}/homogeneous": student.cells.homogeneous}
+        for (series, cell), metric in product(cells.items(), METRICS):
+            found = scores[series][metric] if series in scores else np.empty(0)
+            stated = getattr(cell, metric).value
+            if len(found) != report.run.dataset.queries or abs(found.mean() - stated) > _ROUNDING:
+                raise CheckpointError(
+                    f"{run / SCORES} does not belong to the report beside it",
+                    got=f"{series}: {len(found)} queries"
+                    + (f", mean {METRIC_NAMES[metric]} {found.mean():.4f}" if len(found) else ""),
+                    expected=f"{report.run.dataset.queries} queries, {stated:.4f}",
+                    fix="run hetero compat again",
+                )
+
+
+def _data(report: Report) -> tuple[str, str, int, str]:
+    data = report.run.dataset
+    return data.name, data.split, data.queries, data.protocol
 
 
 def _settings(report: Report, student: Student) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_twenty_steps_of_a_gpu_config_on_the_cpu(name, side, channels, request, 
             "gallery.train.epochs=1",
             "student_training.epochs=1",
             "student_training.sampler.images_per_class=2",
-            "evaluation.rotations=2",
+            "evaluation.rotations=39",
             "evaluation.false_accept_rates=[0.05]",
             *(f"{section}.{key}" for section in ("gallery.train", "student_training") for key in
               (f"batch_size={BATCH}", "log_every_steps=1")),

@@ -8,7 +8,7 @@ import pytest
 from hetero.errors import RetrievalError
 from hetero.retrieval.metrics import score
 from hetero.retrieval.protocol import leave_one_out, query_gallery
-from hetero.retrieval.rotations import random_rotation, rotation_band
+from hetero.retrieval.rotations import RotationBand, random_rotation, rotation_band
 
 
 def unit(rows):
@@ -77,3 +77,14 @@ def test_no_rotation_is_refused():
     labels, gallery = classes(np.random.default_rng(0))
     with pytest.raises(RetrievalError, match="a band needs rotations"):
         rotation_band(gallery, gallery, leave_one_out(labels), rotations=0)
+
+
+@pytest.mark.parametrize("rotations", [39, 100])
+def test_one_more_score_is_outside_the_band_once_in_twenty(rotations):
+    rng = np.random.default_rng(0)
+    outside = 0
+    for _ in range(4000):
+        scores = rng.normal(size=rotations + 1)
+        low, high = RotationBand(scores[1:], scores[1:]).central("r_at_1")
+        outside += not low <= scores[0] <= high
+    assert outside / 4000 == pytest.approx(0.05, abs=0.011)  # three standard deviations

@@ -169,6 +169,8 @@ def test_a_small_students_preprocessing_cannot_be_changed_afterwards(pictures, g
         ({"arch": student("x")["arch"] | {"block": "bottleneck"}}, "not of the gallery model's family"),
         ({"role": "control"}, "a control trains with softmax, logits, relational alone"),
         ({"name": "gallery"}, "the name gallery is the gallery model's"),
+        ({"name": "paragon"}, "the name paragon is the gallery model's"),
+        ({"loss": {"structure": {"parts": 5}}}, "5 parts do not divide the dimension"),
         ({"loss": {"relational": {}}}, "a compatible student needs one of"),
     ],
 )

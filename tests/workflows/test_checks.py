@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 from toy import toy_config
 
+from hetero.report.fleet import Band
 from hetero.report.numbers import Interval
 from hetero.report.schema import Baseline, Baselines, Student
 from hetero.workflows.checks import failed, make_checks
@@ -70,3 +71,19 @@ def test_a_control_above_three_times_chance_fails(tmp_path):
     assert verdicts(tmp_path, student("alone", "control", heterogeneous=0.03)) == []
     [name] = verdicts(tmp_path, student("alone", "control", heterogeneous=0.031))
     assert name.startswith("alone: a control's R@1")
+
+
+def test_a_control_may_reach_what_its_embeddings_turned_at_random_reach(tmp_path):
+    band = Band(rotations=100, r_at_1=(0.001, 0.05), map_at_r=(0.001, 0.05))
+    turned = [
+        student("alone", "control", heterogeneous=score).model_copy(update={"rotated": band}) for score in (0.05, 0.051)
+    ]
+    assert verdicts(tmp_path, turned[0]) == []
+    [name] = verdicts(tmp_path, turned[1])
+    assert name.startswith("alone: a control's R@1")
+
+
+def test_rotations_never_make_the_bar_of_a_control_lower(tmp_path):
+    band = Band(rotations=100, r_at_1=(0.001, 0.02), map_at_r=(0.001, 0.02))
+    turned = student("alone", "control", heterogeneous=0.03).model_copy(update={"rotated": band})
+    assert verdicts(tmp_path, turned) == []

@@ -16,8 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 from commands import documents, run
 from toy import toy_tree, write_pictures
 
+from benchmarks.keep_scores import main as keep_scores
 from hetero.errors import CheckpointError, ConfigError
 from hetero.retrieval.bootstrap import paired_difference
+from hetero.workflows import summary
 from hetero.workflows.scores import SCORES, load_scores
 from hetero.workflows.summary import Comparison, summarise
 
@@ -30,6 +32,12 @@ def runs(tmp_path_factory):
         run("train", folder / "toy.yaml", "--out", folder / str(seed), "--set", f"seed={seed}", "--threads", "1")
         run("compat", folder / str(seed), code=1)
     return [folder / "0", folder / "1"]
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Scores are changed by hand, the report beside them is not."""
+    monkeypatch.setattr(summary, "_require_of_report", lambda run, report, scores: None)
 
 
 def rewritten(source, target, change):
@@ -83,7 +91,7 @@ def test_by_default_compatible_students_are_compared_with_the_paragon_and_themse
 def test_an_ordering_is_claimed_where_interval_and_every_seed_agree(low, high, seeds, claimed):
     from hetero.retrieval.bootstrap import Interval
 
-    assert Comparison("a", "b", "r_at_1", Interval((low + high) / 2, low, high), seeds).claimed == claimed
+    assert Comparison("a", "b", "r_at_1", Interval((low + high) / 2, low, high), seeds, len(seeds)).claimed == claimed
 
 
 def test_the_command_prints_json_markdown_a_table_and_a_plot(runs, tmp_path):
@@ -127,6 +135,7 @@ def test_runs_that_are_not_seeds_of_one_experiment_are_refused(runs, tmp_path):
         ),
         ("gallery", lambda r: r["run"]["config"]["gallery"]["train"].update(lr=0.5), "training of the gallery model"),
         ("data", lambda r: r["run"]["dataset"].update(split="val"), "data"),
+        ("protocol", lambda r: r["run"]["dataset"].update(protocol="another"), "data"),
     ):
         with pytest.raises(ConfigError, match=rf"{name} does not belong to the experiment.*got other {what}"):
             summarise([runs[0], changed(name, change)])
@@ -205,17 +214,25 @@ def test_series_that_no_seed_has_both_of_are_refused(runs, tmp_path):
         summarise([runs[0], later], [("small", "tiny")])
 
 
-def test_another_recipes_gallery_model_is_compared_by_seed_and_query(runs, tmp_path):
-    def worse(arrays):
-        for metric in ("r_at_1", "map_at_r"):
-            arrays[f"paragon|{metric}"] = arrays[f"paragon|{metric}"] - np.float32(0.125)
+def test_another_recipes_gallery_model_is_compared_by_seed_and_query(runs, tmp_path, made_up):
+    def worse(seed, by):
+        def lower(arrays):
+            for metric in ("r_at_1", "map_at_r"):
+                arrays[f"paragon|{metric}"] = arrays[f"paragon|{metric}"] - np.float32(by)
 
-    others = [rewritten(path, tmp_path / f"other{seed}", worse) for seed, path in enumerate(runs)]
+        return rewritten(runs[seed], tmp_path / f"other{seed}-{by}", lower)
+
+    others = [worse(0, 0.0625), worse(1, 0.1875)]
     found = summarise(runs, versus=others)
     comparison = found.comparisons[-1]
     assert (comparison.first, comparison.second) == ("paragon", f"paragon of {found.rival.name}")
     assert tuple(comparison.difference) == pytest.approx((0.125, 0.125, 0.125))
     assert comparison.claimed
+    report = json.loads((others[1] / "report.json").read_text())
+    report["space_id"] = json.loads((others[0] / "report.json").read_text())["space_id"]
+    (others[1] / "report.json").write_text(json.dumps(report))
+    twice = summarise(runs, versus=others).comparisons[-1]
+    assert (twice.trainings, twice.claimed) == (1, False)  # one gallery model under two seeds
     text = run("summary", *runs, "--versus", others[0], "--versus", others[1], "--markdown").stdout
     assert f"| paragon − paragon of {found.rival.name} | R@1 | +0.1250 [+0.1250, +0.1250] |" in text
     assert f"| paragon of {found.rival.name} | {found.report.macs.gallery:,} | 1.0× | 2 |" in text
@@ -231,6 +248,15 @@ def test_damaged_or_missing_scores_are_refused(runs, tmp_path):
     def broken(name, change):
         return rewritten(runs[1], tmp_path / name, change)
 
+    fewer = broken("fewer", lambda a: a.update({key: values[:50] for key, values in a.items()}))
+    with pytest.raises(CheckpointError, match=r"does not belong to the report.*paragon: 50 queries"):
+        summarise([runs[0], fewer])
+    others = broken("others", lambda a: a.update({key: 1 - values for key, values in a.items()}))
+    with pytest.raises(CheckpointError, match=r"does not belong to the report.*mean R@1"):
+        summarise([runs[0], others])
+    missing = broken("missing", lambda a: [a.pop(key) for key in list(a) if key.startswith("alone/homogeneous")])
+    with pytest.raises(CheckpointError, match=r"does not belong to the report.*alone/homogeneous: 0 queries"):
+        summarise([runs[0], missing])
     with pytest.raises(CheckpointError, match="does not hold the scores of a run"):
         summarise([runs[0], broken("short", lambda a: a.update({"small|r_at_1": a["small|r_at_1"][:5]}))])
     with pytest.raises(CheckpointError, match="does not hold the scores of a run"):
@@ -247,11 +273,24 @@ def test_damaged_or_missing_scores_are_refused(runs, tmp_path):
         summarise([runs[0], pickled])
 
 
-def test_the_difference_of_a_student_that_is_better_on_every_query_is_claimed(runs, tmp_path):
+def test_the_difference_of_a_student_that_is_better_on_every_query_is_claimed(runs, tmp_path, made_up):
     changed = [
-        rewritten(path, tmp_path / str(seed), lambda a: a.update({"small|r_at_1": a["paragon|r_at_1"] + 0.25}))
-        for seed, path in enumerate(runs)
+        rewritten(path, tmp_path / path.name, lambda a, by=by: a.update({"small|r_at_1": a["paragon|r_at_1"] + by}))
+        for path, by in zip(runs, (0.125, 0.375), strict=True)
     ]
     comparison = summarise(changed, [("small", "paragon")]).comparisons[0]
     assert comparison.claimed
     assert tuple(comparison.difference) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_kept_scores_say_what_the_run_says(runs, tmp_path):
+    kept = [tmp_path / run.name for run in runs]
+    for source, target in zip(runs, kept, strict=True):
+        keep_scores(source, target)
+    whole, small = summarise(runs), summarise(kept)
+    for series in ("paragon", "small", "small/homogeneous", "alone"):
+        assert small.by_seed(series, "r_at_1") == pytest.approx(whole.by_seed(series, "r_at_1"), abs=1e-9)
+        assert small.by_seed(series, "map_at_r") == pytest.approx(whole.by_seed(series, "map_at_r"), abs=2e-4)
+    assert not any(series.endswith("/reverse") for own in small.scores.values() for series in own)
+    for first, second in zip(whole.comparisons, small.comparisons, strict=True):
+        assert tuple(second.difference) == pytest.approx(tuple(first.difference), abs=2e-4)
