@@ -1,8 +1,7 @@
 """``python -m benchmarks.joint_table CONFIG [EPOCHS]``: a config's first student, together and one by one.
 
 Trains it under up to eight names, and prints the Markdown table of what k students in one run cost, against k runs of
-one student each, and what they find on average. A student's first weights depend on its place in the list, so those
-that train one by one all begin alike.
+one student each, and what they find on average.
 The config's gallery model must be trained already (``gallery.checkpoint``). Every run is a process of its own.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import torch
@@ -26,7 +27,7 @@ def augment(
     Source of the elastic change: Simard et al., Best practices for convolutional neural networks, ICDAR 2003; here
     a coarse grid of normal displacements, interpolated bicubically, which leaves 0.8 of their standard deviation.
     """
-    generator = torch.Generator().manual_seed(((seed & 0xFFFFFFFF) << 31) ^ step)
+    generator = _generator("augment", seed, step)
     count = len(image)
 
     def uniform(half_width: float) -> Tensor:
@@ -80,10 +81,16 @@ def turned_classes(
 
     Source: Vinyals et al., Matching networks, NeurIPS 2016 (turns as new classes).
     """
-    generator = torch.Generator().manual_seed((((seed + 1) & 0xFFFFFFFF) << 31) ^ step)
+    generator = _generator("turned classes", seed, step)
     chosen = torch.rand(len(image), generator=generator) < share
     pose = torch.where(chosen, torch.randint(1, POSES, (len(image),), generator=generator), 0)
     return _posed(image, pose), labels + num_classes * pose.to(labels.device)
+
+
+def _generator(purpose: str, seed: int, step: int) -> torch.Generator:
+    """One stream for each purpose, seed and step; hashed, as torch's generator heeds no more than 32 bits of a seed."""
+    number = hashlib.sha256(f"{purpose}/{seed}/{step}".encode()).digest()[:4]
+    return torch.Generator().manual_seed(int.from_bytes(number, "big"))
 
 
 def _posed(image: Tensor, pose: Tensor) -> Tensor:
@@ -97,26 +104,23 @@ def _posed(image: Tensor, pose: Tensor) -> Tensor:
 
 
 def stranger_views(
-    image: Float[Tensor, "b c s s"], groups: Int[Tensor, " b"], *, seed: int, step: int
+    image: Float[Tensor, "b c s s"], labels: Int[Tensor, " b"], *, seed: int, step: int
 ) -> Float[Tensor, "b c s s"]:
-    """Pictures of nothing that was ever trained on: each group turned or mirrored, and half of them cut together.
+    """Pictures of nothing that was ever trained on: each class turned or mirrored, and half of them cut together.
 
-    All pictures of a group are turned by 90°, 180° or 270°, mirrored, or both, never left as they were, and all alike:
-    where the groups are the classes, they are classes of strangers again. Then, with probability ½, what lies beyond
-    a random straight line across them is replaced by the same part of another such group (rarely of itself). These
-    have no training class, so only the terms that align to the gallery model can use them: the student learns to
+    All pictures of a class are turned by 90°, 180° or 270°, mirrored, or both, never left as they were, and all alike:
+    classes of strangers, as losses that look at the classes in a batch need them. Then, with probability ½, what lies
+    beyond a random straight line across them is replaced by the same part of another such class (rarely of itself).
+    These have no training class, so only the terms that align to the gallery model can use them: the student learns to
     agree with it on things that neither was trained to classify, which is what retrieval of unseen classes asks of it.
-
-    Args:
-        groups: any integers; all different turn every picture by itself, the most variety there is.
 
     Source: matching the teacher's function far beyond the training pictures is from Beyer et al., Knowledge
     distillation: a good teacher is patient and consistent, CVPR 2022; the turns as new classes from Vinyals et al.,
     Matching networks, NeurIPS 2016; the cuts after Yun et al., CutMix, ICCV 2019.
     """
-    generator = torch.Generator().manual_seed(((seed & 0xFFFFFFFF) << 31) ^ step)
+    generator = _generator("stranger views", seed, step)
     side = image.shape[3]
-    _, row, count = torch.unique(groups.cpu(), return_inverse=True, return_counts=True)
+    _, row, count = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
     classes = len(count)
     views = _posed(image, torch.randint(1, POSES, (classes,), generator=generator)[row])
     cut = torch.rand(classes, generator=generator) < 0.5

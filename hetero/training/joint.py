@@ -21,7 +21,6 @@ from hetero.training.students import (
     TUNING_PHASE,
     read_stopped,
     save_students,
-    strangers_by_class,
     student_trainees,
     unlabelled_loader,
 )
@@ -61,7 +60,6 @@ def train_together(
         unlabelled=unlabelled_loader(config, students, loader, config.seed),
         turned_classes=train.turned_classes,
         stranger_views=students.stranger_views,
-        by_class=strangers_by_class(config),
     )
     stopped = run_phase(phase, run, progress)
     save_gallery(path, gallery, config, dataset, loader, provenance={"epochs": train.epochs, "joint": "together"})

@@ -42,7 +42,7 @@ class Phase:
         unlabelled: a second stream of pictures without classes.
         steps: of the whole phase. views: steps after which the same augmented pictures come round again, None for
             never.
-        turned_classes, stranger_views, by_class: see :func:`hetero.training.views.prepare`.
+        turned_classes, stranger_views: see :func:`hetero.training.views.prepare`.
     """
 
     name: str
@@ -60,7 +60,6 @@ class Phase:
     views: int | None = None
     turned_classes: float = 0.0
     stranger_views: bool = False
-    by_class: bool = False
 
     @property
     def everyone(self) -> list[Trainee]:
@@ -182,7 +181,6 @@ def _step(phase: Phase, batch: Batch, more: Batch | None, health: Health, mapper
         num_classes=len(phase.loader.classes),
         turned_classes=phase.turned_classes,
         stranger_views=phase.stranger_views,
-        by_class=phase.by_class,
         seed=phase.seed,
         view=batch.step if phase.views is None else batch.step % phase.views,
         device=phase.device,

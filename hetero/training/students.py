@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hetero import atomic
+from hetero import __version__, atomic
 from hetero.config import RunConfig, StudentConfig
 from hetero.data.dataset import Dataset, digest
 from hetero.data.loader import Loader
@@ -31,7 +31,7 @@ from hetero.training.resume import latest_state
 from hetero.training.trainee import Trainee
 
 STUDENT_PHASE, TUNING_PHASE = "students", "tuning"
-_SEED_STRIDE = 1000  # keeps students' seeds apart from each other and from the gallery model's
+_SEED_STRIDE = 1000  # keeps the students' batches apart from the gallery model's
 
 
 def train_students(
@@ -83,7 +83,6 @@ def train_students(
         unlabelled=unlabelled_loader(config, train, loader, seed),
         views=views,
         stranger_views=train.stranger_views,
-        by_class=strangers_by_class(config),
     )
     stopped = run_phase(phase, run, progress)
     save_students(run, config, trainees, stopped, gallery.space, gallery.card.weights_sha256, dataset)
@@ -97,7 +96,7 @@ def student_trainees(
     base = config.student_training
     assert base is not None  # noqa: S101 - the config has one where it has students
     trainees = []
-    for position, student in enumerate(config.students):
+    for student in config.students:
         train = base.of_student(student.train)
         trainees.append(
             Trainee(
@@ -108,7 +107,7 @@ def student_trainees(
                 steps=train.epochs * loader.steps_per_epoch,
                 num_classes=len(loader.classes),
                 reference=reference,
-                seed=config.seed + _SEED_STRIDE + 1 + position,
+                seed=_weights_seed(config.seed, student.name),
                 device=device,
             )
         )
@@ -142,15 +141,6 @@ def read_stopped(run: Path) -> dict[str, str]:
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged", got=error, fix="remove it: training writes it again") from error
     return found
-
-
-def strangers_by_class(config: RunConfig) -> bool:
-    """Whether strangers are made of whole classes: where a loss looks at the classes in a batch."""
-    return any(
-        term is not None
-        for student in config.students
-        for term in (student.loss.centroid, student.loss.contrastive, student.loss.triplet)
-    )
 
 
 def unlabelled_loader(config: RunConfig, train: StudentTrainConfig, loader: Loader, seed: int) -> Loader | None:
@@ -189,6 +179,11 @@ def _names(config: RunConfig) -> list[str]:
     return [student.name for student in config.students]
 
 
+def _weights_seed(seed: int, name: str) -> int:
+    """Of a student's first weights: of its name, not of its place among the others."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "big") >> 1
+
+
 def _views(train: StudentTrainConfig, loader: Loader) -> int | None:
     epochs = train.view_epochs
     return None if epochs is None or epochs >= train.epochs else epochs * loader.steps_per_epoch
@@ -217,7 +212,7 @@ def _views_key(config: RunConfig, gallery: LoadedModel, dataset: Dataset) -> str
         config.preprocess.fingerprint(),
         train.model_dump(mode="json", include=keys),
         config.seed,
-        strangers_by_class(config),
+        __version__,
         digest(read_unlabelled(train.unlabelled.path)) if train.unlabelled is not None else None,
     ]
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]

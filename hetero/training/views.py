@@ -25,7 +25,6 @@ def prepare(
     num_classes: int,
     turned_classes: float,
     stranger_views: bool,
-    by_class: bool,
     seed: int,
     view: int,
     device: torch.device,
@@ -38,7 +37,6 @@ def prepare(
 
     Args:
         turned_classes: share of the batch that becomes another pose of its class, with a class of its own.
-        by_class: whether strangers are made of whole classes, or of each picture by itself.
         view: number of the augmentation; the same number, the same change.
     """
     image = augment(_normalised(batch, spec, device), changes, seed=seed, step=view)
@@ -49,8 +47,7 @@ def prepare(
         )
     parts, names = [image], [labels]
     if stranger_views:
-        groups = labels if by_class else torch.arange(len(labels))
-        parts.append(strangers_of(image, groups, seed=seed, step=view))
+        parts.append(strangers_of(image, labels, seed=seed, step=view))
         names.append(stranger_labels(labels))
     if unlabelled is not None:
         # a seed of their own, or each would be changed as the labelled picture at its place is

@@ -144,5 +144,5 @@ def test_bfloat16_changes_the_arithmetic_and_not_the_type_of_what_is_kept(pictur
     assert all(parameter.dtype == torch.float32 for parameter in models[1].parameters())
     assert not torch.equal(models[0].project.weight, models[1].project.weight)
     first, last = (journal(half.run)[i]["loss"]["a"]["total"] for i in (0, -1))
-    assert last == pytest.approx(journal(plain.run)[-1]["loss"]["a"]["total"], rel=0.1)
+    assert last == pytest.approx(journal(plain.run)[-1]["loss"]["a"]["total"], rel=0.2)
     assert last < 0.8 * first

@@ -17,7 +17,7 @@ from hetero.models.checkpoint import load_model
 from hetero.models.embed import colour_normalise
 from hetero.preprocess import PreprocessSpec
 from hetero.training import students
-from hetero.training.augment import POSES, augment
+from hetero.training.augment import POSES, _generator, _posed, augment
 from hetero.training.cloud import make_loader
 from hetero.training.config import AugmentConfig, TrainConfig
 from hetero.training.step import joint_step
@@ -26,7 +26,7 @@ from hetero.training.views import prepare
 
 CLASSES, SPEC, CPU = 5, PreprocessSpec(height=12, width=12, channels=1), torch.device("cpu")
 CHANGES = AugmentConfig(translate=0.2, noise=0.2)
-OPTIONS = {"num_classes": CLASSES, "turned_classes": 0.0, "stranger_views": False, "by_class": False, "seed": 1,
+OPTIONS = {"num_classes": CLASSES, "turned_classes": 0.0, "stranger_views": False, "seed": 1,
            "view": 3, "device": CPU}  # fmt: skip
 
 
@@ -46,12 +46,26 @@ def test_unlabelled_pictures_are_each_a_class_of_their_own_changed_by_a_seed_of_
     assert not torch.equal(image[20:], augment(normalised, CHANGES, seed=1, step=3))
 
 
-@pytest.mark.parametrize("by_class", [True, False])
-def test_strangers_are_made_of_whole_classes_only_where_a_loss_looks_at_classes(by_class):
+def test_strangers_are_made_of_whole_classes_each_in_its_way():
     same = Batch(0, 0, np.repeat(batch(1, 0).pixels, 10, axis=0), np.arange(10) % CLASSES)
-    image, _ = prepare(same, None, SPEC, AugmentConfig(), **OPTIONS | {"stranger_views": True, "by_class": by_class})
-    pairs = [torch.equal(image[10 + i], image[15 + i]) for i in range(CLASSES)]  # two pictures of each class
-    assert all(pairs) == by_class
+    image, _ = prepare(same, None, SPEC, AugmentConfig(), **OPTIONS | {"stranger_views": True})
+    assert all(torch.equal(image[10 + i], image[15 + i]) for i in range(CLASSES))  # two pictures of each class
+    assert not all(torch.equal(image[10], image[10 + i]) for i in range(CLASSES))
+
+
+def test_how_strangers_are_cut_does_not_follow_from_how_pictures_were_changed():
+    changes, alike = AugmentConfig(log_scale=0.2), []
+    for view in range(40):
+        generator = _generator("augment", OPTIONS["seed"], view)
+        torch.rand(CLASSES, generator=generator)  # the angles
+        smaller = torch.rand(CLASSES, generator=generator) < 0.5
+        one = Batch(0, 0, batch(CLASSES, view).pixels, np.arange(CLASSES))
+        image, _ = prepare(one, None, SPEC, changes, **OPTIONS | {"stranger_views": True, "view": view})
+        plain, turned = image[:CLASSES], image[CLASSES:]
+        poses = [_posed(plain, torch.full((CLASSES,), pose)) for pose in range(1, POSES)]
+        whole = torch.stack([(turned == posed).flatten(1).all(1) for posed in poses]).any(0)
+        alike.append((whole == ~smaller).float().mean())
+    assert 0.3 < float(torch.stack(alike).mean()) < 0.8  # 1 where one number decides both
 
 
 def test_the_same_view_is_the_same_batch_and_another_is_another():
@@ -180,3 +194,13 @@ def test_the_cache_of_views_depends_on_gallery_model_data_and_options(tree, tmp_
     (tmp_path / "photos" / "7.png").write_bytes((tmp_path / "photos" / "6.png").read_bytes())
     keys.add(students._views_key(config, models[0], dataset))
     assert len(keys) == 10
+
+
+def test_every_seed_purpose_and_step_draws_numbers_of_its_own():
+    drawn = {
+        tuple(torch.rand(4, generator=_generator(purpose, seed, step)).tolist())
+        for purpose in ("augment", "stranger views")
+        for seed in (0, 1, 2, 3, 2**32)
+        for step in range(3)
+    }
+    assert len(drawn) == 2 * 5 * 3
