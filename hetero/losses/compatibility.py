@@ -15,7 +15,7 @@ from hetero.losses.alignment import alignment_loss, l2_alignment_loss
 from hetero.losses.centre import boundary_loss, centre_alignment_loss
 from hetero.losses.centroid import centroid_loss
 from hetero.losses.config import CentreConfig, InfluenceConfig, LossConfig, StructureConfig
-from hetero.losses.contextual import contextual_loss
+from hetero.losses.contextual import Nearest, contextual_loss
 from hetero.losses.contrastive import contrastive_loss
 from hetero.losses.decoupled import decoupled_loss
 from hetero.losses.distillation import logit_distillation_loss
@@ -122,6 +122,7 @@ _TERMS: dict[str, Callable[[Any, _Batch, Any], Tensor]] = {  # of the term's con
         batch.query,
         batch.gallery,
         _candidates(config, batch, loss.reference),
+        nearest=_nearest(config, batch, loss.reference),
         neighbours=config.neighbours,
         query_temperature=config.query_temperature,
         gallery_temperature=config.gallery_temperature,
@@ -137,6 +138,7 @@ _TERMS: dict[str, Callable[[Any, _Batch, Any], Tensor]] = {  # of the term's con
         batch.query,
         batch.gallery,
         _candidates(config, batch, loss.reference),
+        nearest=_nearest(config, batch, loss.reference),
         neighbours=config.neighbours,
         temperature=config.temperature,
     ),
@@ -144,6 +146,7 @@ _TERMS: dict[str, Callable[[Any, _Batch, Any], Tensor]] = {  # of the term's con
         batch.query,
         batch.gallery,
         _candidates(config, batch, loss.reference),
+        nearest=_nearest(config, batch, loss.reference),
         neighbours=config.neighbours,
         feature=config.feature,
         inconsistent=config.inconsistent,
@@ -192,6 +195,14 @@ def _centre(config: CentreConfig, batch: _Batch, loss: Any) -> Tensor:
 
 def _candidates(config: Any, batch: _Batch, reference: Any) -> Tensor:
     return batch.gallery.detach() if config.candidates == "batch" else reference.bank[: config.bank]
+
+
+def _nearest(config: Any, batch: _Batch, reference: Any) -> Nearest | None:
+    """Those of the bank, which all students share."""
+    if config.candidates == "batch" or config.neighbours >= min(config.bank, len(reference.bank)):
+        return None
+    found: Nearest = reference.nearest(batch.gallery, reference.bank[: config.bank], neighbours=config.neighbours)
+    return found
 
 
 def _require_known(config: LossConfig, reference: GalleryReference) -> None:

@@ -6,10 +6,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import kl_div, normalize
 
+Nearest = tuple[Float[Tensor, "b k"], Int[Tensor, "b k"]]
+"""What :func:`nearest_candidates` returns."""
 
-def nearest_candidates(
-    gallery: Float[Tensor, "b d"], candidates: Float[Tensor, "n d"], *, neighbours: int
-) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b k"]]:
+
+def nearest_candidates(gallery: Float[Tensor, "b d"], candidates: Float[Tensor, "n d"], *, neighbours: int) -> Nearest:
     """Cosines and rows of each gallery embedding's nearest candidates, best first; all of them where there are fewer.
 
     Both sides are L2-normalised here; no gradient flows.
@@ -39,6 +40,7 @@ def contextual_loss(
     neighbours: int,
     query_temperature: float,
     gallery_temperature: float,
+    nearest: Nearest | None = None,
 ) -> Float[Tensor, ""]:
     """``KL(p_g ‖ p_q)`` in nats, mean over the batch, of how similar a picture is to its neighbours in the gallery.
 
@@ -48,11 +50,12 @@ def contextual_loss(
 
     Args:
         candidates: gallery embeddings of any pictures: a bank of the training pictures', or the batch's own.
+        nearest: of :func:`nearest_candidates`, where somebody has found them already.
 
     Source: Wu et al., Contextual similarity distillation for asymmetric image retrieval, CVPR 2022.
     """
     if neighbours < len(candidates):
-        known, rows = nearest_candidates(gallery, candidates, neighbours=neighbours)
+        known, rows = nearest or nearest_candidates(gallery, candidates, neighbours=neighbours)
         seen = query_cosines(query, candidates, rows)
     else:  # all of them: which are nearest makes no difference, and to find out costs more than the rest
         known, seen = candidate_cosines(gallery.detach(), candidates), candidate_cosines(query, candidates)

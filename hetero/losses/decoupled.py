@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from hetero.losses.contextual import nearest_candidates, query_cosines
+from hetero.losses.contextual import Nearest, nearest_candidates, query_cosines
 
 _SOFTENING = 0.1  # of the published implementation: keeps near-ties from dominating a relative error
 
@@ -21,6 +21,7 @@ def decoupled_loss(
     feature: float,
     inconsistent: float,
     consistent: float,
+    nearest: Nearest | None = None,
 ) -> Float[Tensor, ""]:
     """Three weighted parts, mean over the batch: the picture itself, pairs in the wrong order, pairs in the right one.
 
@@ -31,13 +32,14 @@ def decoupled_loss(
     - inconsistent: ``‖r‖₂ / k`` over the pairs with ``Δ^q Δ^g < 0``,
     - consistent: ``‖r‖₂ / k`` over the pairs with ``Δ^q Δ^g > 0``.
 
-    Needs no labels. No gradient reaches gallery embeddings or candidates.
+    Needs no labels. No gradient reaches gallery embeddings or candidates. ``nearest``: see
+    :func:`hetero.losses.contextual.contextual_loss`.
 
     Source: Xie et al., D3still: Decoupled differential distillation for asymmetric image retrieval, CVPR 2024; the
     feature part there is the Euclidean norm of the batch's differences, here their mean, and the nearest neighbour,
     there the picture itself, is left out: here it is among the candidates only where those are the batch.
     """
-    known, rows = nearest_candidates(gallery, candidates, neighbours=neighbours)
+    known, rows = nearest or nearest_candidates(gallery, candidates, neighbours=neighbours)
     seen = query_cosines(query, candidates, rows)
     wanted = known[:, None, :] - known[:, :, None]
     found = seen[:, None, :] - seen[:, :, None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hetero.losses.centre import class_centres
+from hetero.losses.contextual import Nearest, nearest_candidates
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,33 @@ class GalleryReference:
     centres: Float[Tensor, "c d"] | None = None
     boundaries: Float[Tensor, " c"] | None = None
     bank: Float[Tensor, "n d"] | None = None
+    _memo: _Memo = field(default_factory=lambda: _Memo(), repr=False, compare=False)
+
+    def nearest(self, gallery: Float[Tensor, "b d"], candidates: Float[Tensor, "n d"], *, neighbours: int) -> Nearest:
+        """The candidates nearest to a batch's gallery embeddings, found once however many students ask for them.
+
+        Args:
+            candidates: the first rows of ``bank``.
+        """
+        return self._memo.nearest(gallery, candidates, neighbours)
+
+
+class _Memo:
+    """What was found for the batch that was asked for last; students ask side by side."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._gallery: Tensor | None = None
+        self._found: dict[tuple[int, int], Nearest] = {}
+
+    def nearest(self, gallery: Tensor, candidates: Tensor, neighbours: int) -> Nearest:
+        with self._lock:
+            if gallery is not self._gallery:
+                self._gallery, self._found = gallery, {}
+            key = len(candidates), neighbours
+            if key not in self._found:
+                self._found[key] = nearest_candidates(gallery, candidates, neighbours=neighbours)
+            return self._found[key]
 
 
 def make_reference(

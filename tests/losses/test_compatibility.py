@@ -216,3 +216,21 @@ def test_own_prototypes_depend_on_the_seed_alone():
     first, same, other = (make({"softmax": {}}, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first.prototypes, same.prototypes)
     assert not torch.equal(first.prototypes, other.prototypes)
+
+
+def test_students_share_the_search_for_the_nearest_and_each_batch_has_its_own(monkeypatch):
+    import hetero.losses.reference as module
+
+    found = []
+    search = module.nearest_candidates
+    monkeypatch.setattr(module, "nearest_candidates", lambda *a, **k: found.append(k) or search(*a, **k))
+    query, labels, gallery = batch()
+    shared, terms = reference(), {name: {"neighbours": 5} for name in ("contextual", "ranking")}
+    terms["decoupled"] = {"neighbours": 6}
+    losses = [make(terms, reference=shared) for _ in range(3)]
+    for other in (gallery, gallery.flip(0)):
+        together = [loss(query, labels, other)[1] for loss in losses]
+        alone = make(terms)(query, labels, other)[1]
+        for name in terms:
+            assert all(torch.equal(one[name], alone[name]) for one in together)
+    assert sorted(one["neighbours"] for one in found) == [5] * 4 + [6] * 4  # two batches, once shared and once alone
