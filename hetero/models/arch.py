@@ -57,8 +57,8 @@ class ArchSpec(BaseModel):
             block of ResNet-50) or ``inverted_residual`` (expand, depthwise, project).
         stem_width, stem_stride: the first 3×3 convolution.
         stages: see :class:`Stage`.
-        head: ``depthwise`` (one learned weight a position and channel, as in MobileFaceNets) or ``average`` pooling,
-            then a linear layer and batch normalisation.
+        head: ``depthwise`` (one learned weight a position and channel, as in MobileFaceNets), ``average`` pooling, or
+            ``flatten`` (every position and channel, as in ArcFace), then a linear layer and batch normalisation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,7 +70,7 @@ class ArchSpec(BaseModel):
     stem_width: int = Field(default=16, ge=1, le=MAX_WIDTH)
     stem_stride: Literal[1, 2] = 1
     stages: tuple[Stage, ...] = Field(min_length=1, max_length=8)
-    head: Literal["depthwise", "average"] = "depthwise"
+    head: Literal["depthwise", "average", "flatten"] = "depthwise"
 
     @model_validator(mode="after")
     def _groups_fit(self) -> ArchSpec:

@@ -86,6 +86,7 @@ def cost(arch: ArchSpec) -> Cost:
             width, side = stage.width, after
     if arch.head == "depthwise":
         counter.conv(width, width, side, 1, groups=width)
-    counter.macs += width * arch.dim
-    counter.params += width * arch.dim + 2 * arch.dim
+    features = width * side**2 if arch.head == "flatten" else width
+    counter.macs += features * arch.dim
+    counter.params += features * arch.dim + 2 * arch.dim
     return Cost(macs=counter.macs, params=counter.params)

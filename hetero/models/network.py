@@ -37,15 +37,13 @@ class EmbeddingNetwork(nn.Module):
                 width = stage.width
             side = _halved(side, stage.stride)
         self.body = nn.Sequential(*blocks)
+        pool: list[nn.Module] = []
         if arch.head == "depthwise":
-            pool: list[nn.Module] = [
-                nn.Conv2d(width, width, side, groups=width, bias=False),
-                nn.BatchNorm2d(width),
-            ]
-        else:
+            pool = [nn.Conv2d(width, width, side, groups=width, bias=False), nn.BatchNorm2d(width)]
+        elif arch.head == "average":
             pool = [nn.AdaptiveAvgPool2d(1)]
         self.pool = nn.Sequential(*pool, nn.Flatten())
-        self.project = nn.Linear(width, arch.dim, bias=False)
+        self.project = nn.Linear(width * side**2 if arch.head == "flatten" else width, arch.dim, bias=False)
         self.norm = nn.BatchNorm1d(arch.dim)
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
