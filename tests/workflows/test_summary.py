@@ -17,6 +17,7 @@ from commands import documents, run
 from toy import toy_tree, write_pictures
 
 from benchmarks.keep_scores import main as keep_scores
+from benchmarks.results_pages import renewed
 from hetero.errors import CheckpointError, ConfigError
 from hetero.retrieval.bootstrap import paired_difference
 from hetero.workflows import summary
@@ -105,7 +106,7 @@ def test_the_command_prints_json_markdown_a_table_and_a_plot(runs, tmp_path):
     value = np.mean(content["series"]["small"]["r_at_1"])
     assert f"| small | {next(s['macs'] for s in content['students'] if s['name'] == 'small'):,} |" in text
     assert f"{value:.4f} [" in text
-    assert plot.read_text().startswith("<?xml") or "<svg" in plot.read_text()
+    assert plot.read_text().startswith("<svg") or "<svg" in plot.read_text()
     assert "small − paragon" in run("summary", *runs).stdout.replace("\n", " ")
     assert "no ordering is claimed" in run("summary", runs[0], "--markdown").stdout
 
@@ -294,3 +295,18 @@ def test_kept_scores_say_what_the_run_says(runs, tmp_path):
     assert not any(series.endswith("/reverse") for own in small.scores.values() for series in own)
     for first, second in zip(whole.comparisons, small.comparisons, strict=True):
         assert tuple(second.difference) == pytest.approx(tuple(first.difference), abs=2e-4)
+
+
+def test_a_page_of_results_has_its_tables_and_plots_made_again(runs, tmp_path):
+    for source in runs:
+        shutil.copytree(source, tmp_path / "kept" / source.name)
+    page = "before\n<!-- hetero summary kept/0 kept/1 --plot curve.svg -->\nold\n<!-- end -->\nafter\n"
+    made = renewed(page, tmp_path)
+    assert made.startswith("before\n<!-- hetero summary kept/0 kept/1 --plot curve.svg -->\n")
+    assert made.endswith("\n<!-- end -->\nafter\n")
+    assert run("summary", *runs, "--markdown").stdout.strip() in made
+    assert "old" not in made
+    assert (tmp_path / "curve.svg").read_text().startswith("<svg")
+    assert renewed(made, tmp_path) == made
+    with pytest.raises(SystemExit, match=r"hetero summary kept/2\nerror: there is no readable report at kept/2"):
+        renewed("<!-- hetero summary kept/2 -->\n<!-- end -->", tmp_path)
