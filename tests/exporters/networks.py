@@ -121,14 +121,14 @@ def residual() -> nn.Module:
 
 
 def family(block: str = "inverted_residual") -> nn.Module:
-    """A member of hetero's family, squeeze-excite and the depthwise head included."""
+    """A member of hetero's family, squeeze-excite included; of residual blocks with a head of every position."""
     arch = ArchSpec(
         size=16,
         channels=3,
         dim=DIM,
         block=block,
         stem_width=8,
-        head="depthwise",
+        head="flatten" if block == "residual" else "depthwise",
         stages=(Stage(width=8, depth=2), Stage(width=16, depth=2, kernel=5, squeeze_excite=True)),
     )
     return settle(build_network(arch, seed=1), SQUARE)

@@ -33,7 +33,7 @@ archs = st.builds(
     stem_width=st.integers(1, 6),
     stem_stride=st.sampled_from([1, 2]),
     stages=st.lists(stages, min_size=1, max_size=2).map(tuple),
-    head=st.sampled_from(["depthwise", "average"]),
+    head=st.sampled_from(["depthwise", "average", "flatten"]),
 )
 
 
