@@ -64,5 +64,8 @@ def _angles(unit: Float[Tensor, "b d"]) -> Float[Tensor, "b b b"]:
     squares = 2 - 2 * cosines
     apart = squares > _COINCIDENT
     inverse = torch.where(apart, torch.where(apart, squares, 1.0).rsqrt(), 0.0)
-    products = cosines[None] - cosines[:, :, None] - cosines[:, None, :] + 1
-    return products * inverse[:, :, None] * inverse[:, None, :]
+    scaled = inverse * cosines
+    # as products of matrices, whose gradients need no b³ numbers of their own
+    both = torch.bmm(inverse[:, :, None], inverse[:, None, :])
+    one = torch.bmm(torch.stack((scaled, inverse), 2), -torch.stack((inverse, scaled), 1))
+    return torch.addcmul(one, cosines[None] + 1, both)
