@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from hetero.training.config import AugmentConfig
+from hetero.training.seeds import derived_seed
 
 POSES = 8  # of a square picture: four turns, each mirrored or not
 _BENDS = 4  # control points of the elastic change, per axis
@@ -88,9 +88,8 @@ def turned_classes(
 
 
 def _generator(purpose: str, seed: int, step: int) -> torch.Generator:
-    """One stream for each purpose, seed and step; hashed, as torch's generator heeds no more than 32 bits of a seed."""
-    number = hashlib.sha256(f"{purpose}/{seed}/{step}".encode()).digest()[:4]
-    return torch.Generator().manual_seed(int.from_bytes(number, "big"))
+    """One stream for each purpose, seed and step."""
+    return torch.Generator().manual_seed(derived_seed(purpose, seed, step))
 
 
 def _posed(image: Tensor, pose: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from hetero.training.loop import Phase, run_phase
 from hetero.training.memory import DiskStore, Embedder, GalleryMemory
 from hetero.training.reference import gallery_reference
 from hetero.training.resume import latest_state
+from hetero.training.seeds import derived_seed
 from hetero.training.trainee import Trainee
 
 STUDENT_PHASE, TUNING_PHASE = "students", "tuning"
@@ -181,7 +182,7 @@ def _names(config: RunConfig) -> list[str]:
 
 def _weights_seed(seed: int, name: str) -> int:
     """Of a student's first weights: of its name, not of its place among the others."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "big") >> 1
+    return derived_seed(seed, name) >> 1
 
 
 def _views(train: StudentTrainConfig, loader: Loader) -> int | None:
