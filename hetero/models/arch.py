@@ -1,7 +1,7 @@
 """ArchSpec: one member of the architecture family from which gallery models and students both come.
 
-Members of a family share what makes them *architecture-matched*: stem stride, number of stages, strides, block kind,
-head and embedding dimension. Width, depth, kernel, expansion, groups, squeeze-excite and the input size vary.
+Members of a family share what makes them *architecture-matched*: stem stride, number of stages, strides, block kind
+and embedding dimension. Width, depth, kernel, expansion, groups, squeeze-excite, head and the input size vary.
 """
 
 from __future__ import annotations
@@ -98,7 +98,6 @@ class ArchSpec(BaseModel):
             "block": self.block,
             "stem_stride": self.stem_stride,
             "strides": [stage.stride for stage in self.stages],
-            "head": self.head,
         }
 
     def to_json(self) -> str:
@@ -143,8 +142,8 @@ def require_fitting(student: ArchSpec, gallery: ArchSpec, *, name: str, matched:
             f"student {name!r} is not of the gallery model's family" if matched else f"student {name!r} does not fit",
             got=", ".join(f"{key} {own[key]}" for key in differing),
             expected=", ".join(f"{key} {other[key]}" for key in differing),
-            fix="give both the same value; width, depth, kernel, expansion, groups, squeeze_excite and a smaller size "
-            "may differ, and more with matched: false",
+            fix="give both the same value; width, depth, kernel, expansion, groups, squeeze_excite, head and a smaller "
+            "size may differ, and more with matched: false",
         )
     if student.size > gallery.size:
         raise ConfigError(
