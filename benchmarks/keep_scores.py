@@ -1,7 +1,7 @@
 """``python -m benchmarks.keep_scores RUN FOLDER``: what ``hetero summary`` needs of a scored run, for the repository.
 
-Left out are the report's pictures, curves and histograms, the scores of students whose gallery is searched (reverse),
-and the digits of mAP@R beyond float16.
+Left out are the report's pictures, curves and histograms, the folder of the data, the scores of students whose gallery
+is searched (reverse), and the digits of mAP@R beyond float16.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -25,13 +25,16 @@ def main(run: Path, folder: Path) -> None:
     load_report(run)  # whole and valid
     content = json.loads((run / "report.json").read_text(encoding="utf-8"))
     content |= {key: [] for key in DROPPED}
+    data = content["run"]["config"]["data"]
+    if "path" in data:
+        data["path"] = PurePath(data["path"]).name
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_json(folder / "report.json", content)
     with np.load(run / SCORES, allow_pickle=False) as stored:
         kept = {key: stored[key].astype(np.float16) for key in stored.files if "/reverse|" not in key}
-    data = io.BytesIO()
-    np.savez_compressed(data, **kept)
-    atomic.write_bytes(folder / SCORES, data.getvalue())
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **kept)
+    atomic.write_bytes(folder / SCORES, packed.getvalue())
     load_report(folder)
 
 

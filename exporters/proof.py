@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from exporters.retrieval import RetrievalTest
-from hetero.config import EvaluationConfig, load_config
+from hetero.config import load_config
 from hetero.data.dataset import Dataset
 from hetero.data.open import open_dataset
 from hetero.data.pixels import read_pixels
 from hetero.errors import ConfigError, SpaceMismatchError
 from hetero.models.checkpoint import LoadedModel, load_model
 from hetero.models.embed import embed
+from hetero.retrieval.config import EvaluationConfig
 from hetero.retrieval.protocol import for_dataset
 from hetero.training.run import read_run
 from hetero.workflows.source import open_source, split_to_search

@@ -11,8 +11,9 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent / "training"))
 from toy import toy_tree
 
-from hetero.config import EvaluationConfig, load_config, parse_config, with_overrides
+from hetero.config import load_config, parse_config, with_overrides
 from hetero.errors import ConfigError
+from hetero.retrieval.config import EvaluationConfig
 from hetero.training.config import GalleryTrainConfig, StudentTrainConfig
 
 ROOT = Path(__file__).parent.parent

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hetero.config import EvaluationConfig
 from hetero.report import schema
 from hetero.retrieval.compat import CompatReport
+from hetero.retrieval.config import EvaluationConfig
 from hetero.retrieval.presets import find_preset, recalls
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -310,10 +310,15 @@ def _data(report: Report) -> tuple[str, str, int, str]:
 
 
 def _settings(report: Report, student: Student) -> dict[str, Any]:
-    """Everything of the config that a student's training depends on, but for its gallery model and seed."""
+    """Everything of the config that a student's training depends on, but for its gallery model and seed.
+
+    The folder of the data does not count: another machine has another.
+    """
     free = ("name", "seed", "evaluation", "device", "gallery", "students")
     config: dict[str, Any] = dict(report.run.config)
     shared = {key: value for key, value in config.items() if key not in free}
+    if "path" in shared["data"]:
+        shared["data"] = shared["data"] | {"path": PurePath(shared["data"]["path"]).name}
     own = [one for one in config["students"] if one["name"] == student.name]
     return shared | {"student": own}
 

@@ -44,7 +44,9 @@ def fleet(pictures, gallery, device, **training):
     students = [
         student(name, loss=loss, **({"role": "control"} if "softmax" in loss else {})) for name, loss in LOSSES.items()
     ]
-    tree = with_students(pictures, gallery, *students, log_every_steps=1, stranger_views=True, sampler=PAIRS, **training)
+    tree = with_students(
+        pictures, gallery, *students, log_every_steps=1, stranger_views=True, sampler=PAIRS, **training
+    )
     return tree | {"device": device}
 
 
@@ -54,7 +56,8 @@ def lines(run):
 
 def test_every_loss_is_on_the_gpu_what_it_is_on_the_cpu(pictures, gallery, tmp_path):
     runs = {
-        device: lines(train(fleet(pictures, gallery, device, epochs=1), tmp_path / device)) for device in ("cpu", "cuda")
+        device: lines(train(fleet(pictures, gallery, device, epochs=1), tmp_path / device))
+        for device in ("cpu", "cuda")
     }
     first, other = (runs[device][0]["loss"] for device in ("cpu", "cuda"))
     for name in LOSSES:

@@ -297,6 +297,15 @@ def test_kept_scores_say_what_the_run_says(runs, tmp_path):
         assert tuple(second.difference) == pytest.approx(tuple(first.difference), abs=2e-4)
 
 
+def test_kept_scores_name_no_folder_and_go_with_runs_on_any_machine(runs, tmp_path):
+    keep_scores(runs[0], tmp_path / "kept")
+    data = json.loads((runs[0] / "report.json").read_text())["run"]["config"]["data"]
+    assert Path(data["path"]).is_absolute()
+    assert json.dumps(str(Path(data["path"]).parent))[1:-1] not in (tmp_path / "kept" / "report.json").read_text()
+    both = summarise([tmp_path / "kept", runs[1]])
+    assert both.by_seed("small", "r_at_1") == pytest.approx(summarise(runs).by_seed("small", "r_at_1"), abs=1e-9)
+
+
 def test_a_page_of_results_has_its_tables_and_plots_made_again(runs, tmp_path):
     for source in runs:
         shutil.copytree(source, tmp_path / "kept" / source.name)
