@@ -92,6 +92,11 @@ def proof_of(
         return Proof(calibration, None)
     gallery_model = gallery_model or run / "gallery"
     gallery = load_model(gallery_model)
+    if student.card.role == "control":
+        raise SpaceMismatchError(
+            f"{checkpoint} is a control: it has a space of its own and finds nothing in the gallery model's",
+            fix="export a compatible student, or search nothing (--no-retrieval)",
+        )
     if gallery.space.id != student.space.id:
         raise SpaceMismatchError(
             "the gallery model and the student embed into different spaces",

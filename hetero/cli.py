@@ -177,8 +177,8 @@ def compat(
     embedders = {name: dataset_embedder(path, threads=threads or 2) for name, path in bundles}
     changed = bool(split or bundle or set_)
     kept = out or (None if changed else run)
-    if kept is not None:
-        kept.mkdir(parents=True, exist_ok=True)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     report = evaluate_run(
         run, split=split, overrides=set_ or [], embedders=embedders, scores_to=kept, say=stderr().print
     )
@@ -337,9 +337,11 @@ def data(
         print_json(content)
         return
     stdout().print(dataset_table(dataset.name, content))
-    for key in ("pixels", "roles", "groups", "sheet", "manifest"):
+    for key in ("pixels", "roles", "groups", "manifest"):
         if content.get(key):
             stdout().print(f"{key}: {content[key]}", markup=False)
+    if sheet is not None:
+        stdout().print(f"sheet: {sheet}, a row each of {', '.join(content['sheet']['classes'])}", markup=False)
     list_skipped(content["skipped"])
 
 

@@ -201,7 +201,10 @@ def _require_together(config: RunConfig) -> None:
     """Together there is one stream of batches, and nothing of the gallery model is known beforehand."""
     gallery, students = config.gallery.train, config.student_training
     if gallery is None or students is None or not config.students:
-        raise ValueError("joint: together trains gallery model and students: a checkpoint or no student is no partner")
+        raise ValueError(
+            "joint: together trains gallery model and students from fresh weights: it needs gallery.arch, "
+            "gallery.train and students"
+        )
     for key in ("epochs", "batch_size", "sampler", "augment", "log_every_steps", "save_every_steps", "tensorboard"):
         if getattr(gallery, key) != getattr(students, key):
             raise ValueError(

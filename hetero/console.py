@@ -58,7 +58,9 @@ def require(report: Any) -> None:
     Raises:
         CheckFailedError: naming every failed check.
     """
-    bad = [f"{check.name}: got {check.value}, expected {check.expected}" for check in report.checks if not check.passed]
+    bad = [
+        f"{check.name}: got {check.value:.4g}, expected {check.expected}" for check in report.checks if not check.passed
+    ]
     if bad:
         raise CheckFailedError("; ".join(bad))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -244,6 +245,15 @@ def test_data_describes_and_saves_a_sheet(config, folder):
         (["train", "none.yaml"], "cannot read the config none.yaml"),
         (["train", "{config}", "--set", "sed=1"], "sed: Extra inputs"),
         (["compat", "none"], "none is no run directory"),
+        (["compat", "{config}"], "toy.yaml is no run directory"),
+        (
+            ["compat", "{unfinished}"],
+            "is not finished; got no students/small yet; fix: run the same hetero train again",
+        ),
+        (
+            ["export", "{run}/students/alone", "--out", "{unfinished}/a.hetero"],
+            "is a control: it has a space of its own",
+        ),
         (["compat", "{run}", "--split", "nope"], "no split 'nope'"),
         (["compat", "{run}", "--bundle", "small"], "has no '='"),
         (["compat", "{run}", "--bundle", "tiny={bundle}"], "no student 'tiny'"),
@@ -264,7 +274,9 @@ def test_data_describes_and_saves_a_sheet(config, folder):
 def test_bad_input_is_one_clear_error_and_exit_code_2(
     arguments, message, config, trained, bundle, gallery, pictures, tmp_path, monkeypatch
 ):
+    shutil.copytree(trained, tmp_path / "unfinished", ignore=shutil.ignore_patterns("small"))
     names = {
+        "unfinished": tmp_path / "unfinished",
         "home": Path(__file__).parent,
         "config": config,
         "run": trained,

@@ -142,8 +142,13 @@ def require_fitting(student: ArchSpec, gallery: ArchSpec, *, name: str, matched:
             f"student {name!r} is not of the gallery model's family" if matched else f"student {name!r} does not fit",
             got=", ".join(f"{key} {own[key]}" for key in differing),
             expected=", ".join(f"{key} {other[key]}" for key in differing),
-            fix="give both the same value; width, depth, kernel, expansion, groups, squeeze_excite, head and a smaller "
-            "size may differ, and more with matched: false",
+            fix="give both the same value"
+            + (
+                "; width, depth, kernel, expansion, groups, squeeze_excite, head and a smaller size may differ, and "
+                "more with matched: false"
+                if matched
+                else ""
+            ),
         )
     if student.size > gallery.size:
         raise ConfigError(

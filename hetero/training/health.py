@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,14 +29,13 @@ class Health:
     first: dict[str, float] = field(default_factory=dict)
     bad: dict[str, int] = field(default_factory=dict)
 
-    def check_losses(self, terms: Mapping[str, Mapping[str, Tensor]], step: int) -> list[str]:
+    def check_losses(self, terms: Mapping[str, Mapping[str, float]], step: int) -> list[str]:
         """Stop those with a loss that is not a number at this 0-based step; their names."""
         found = []
         for name, parts in terms.items():
-            wrong = [key for key, value in parts.items() if not torch.isfinite(value)]
+            wrong = [key for key, value in parts.items() if not math.isfinite(value)]
             if wrong:
-                value = float(parts[wrong[0]])
-                self.stopped[name] = f"its loss is not a number at step {step + 1}: {wrong[0]} = {value}"
+                self.stopped[name] = f"its loss is not a number at step {step + 1}: {wrong[0]} = {parts[wrong[0]]}"
                 found.append(name)
         return found
 

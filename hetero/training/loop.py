@@ -81,12 +81,12 @@ class _Meter:
     steps: dict[str, int] = field(default_factory=dict)
     sums: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def add(self, terms: Terms) -> None:
+    def add(self, terms: Mapping[str, Mapping[str, float]]) -> None:
         for name, parts in terms.items():
             self.steps[name] = self.steps.get(name, 0) + 1
             own = self.sums.setdefault(name, {})
             for key, value in parts.items():
-                own[key] = own.get(key, 0.0) + float(value)
+                own[key] = own.get(key, 0.0) + value
 
     def means(self) -> dict[str, dict[str, float]]:
         return {
@@ -166,10 +166,17 @@ def _batches(phase: Phase, first: int) -> Iterator[tuple[Batch, Batch | None]]:
         yield from zip(batches, phase.unlabelled.batches(first, phase.steps), strict=True)
 
 
-def _stepped(phase: Phase, first: int, health: Health) -> Iterator[tuple[Batch, Terms]]:
+def _stepped(phase: Phase, first: int, health: Health) -> Iterator[tuple[Batch, dict[str, dict[str, float]]]]:
     with side_by_side(len(phase.trainees), phase.device) as mapper:
         for batch, more in _batches(phase, first):
-            yield batch, _step(phase, batch, more, health, mapper)
+            yield batch, _numbers(_step(phase, batch, more, health, mapper))
+
+
+def _numbers(terms: Terms) -> dict[str, dict[str, float]]:
+    """All of a step's losses in one transfer: a GPU is waited for once."""
+    values = [value for parts in terms.values() for value in parts.values()]
+    numbers = iter(torch.stack(values).tolist() if values else [])
+    return {name: {key: next(numbers) for key in parts} for name, parts in terms.items()}
 
 
 def _step(phase: Phase, batch: Batch, more: Batch | None, health: Health, mapper: Mapper) -> Terms:

@@ -36,16 +36,18 @@ RUN_SCHEMA: Final = 2
 def run_directory(path: Path, config: RunConfig, *, data_sha256: str) -> Iterator[Path]:
     """Make or reopen a run directory and hold its lock; a killed process leaves no lock behind.
 
-    The evaluation section may change at any time, and the students until their training has begun; anything else
-    that decides the weights must be as it was.
+    The evaluation section may change at any time, the students until their training has begun, and everything until
+    any has: what else decides the weights must be as it was.
 
     Args:
         data_sha256: digest of the dataset, see :func:`hetero.data.dataset.digest`.
 
     Raises:
-        CheckpointError: another version wrote it. ConfigError: it belongs to another config. DataError: to other data.
+        CheckpointError: another version wrote it. ConfigError: it belongs to another config, or is a folder of
+            something else. DataError: it belongs to other data.
         StorageError: another process is training in it.
     """
+    _require_run_or_empty(path)
     with atomic.storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path / ".lock")
@@ -58,8 +60,10 @@ def run_directory(path: Path, config: RunConfig, *, data_sha256: str) -> Iterato
     try:
         if (path / "run.json").exists():
             old = read_run(path)
-            _require_same_run(old, config, path)
-            if old.data_sha256 != data_sha256:
+            begun = any((path / name).exists() for name in ("metrics.jsonl", "state", "gallery", "students"))
+            if begun:
+                _require_same_run(old, config, path)
+            if begun and old.data_sha256 != data_sha256:
                 raise DataError(
                     f"the data of {path} has changed since the run began",
                     got=f"digest {data_sha256[:16]}…",
@@ -71,6 +75,19 @@ def run_directory(path: Path, config: RunConfig, *, data_sha256: str) -> Iterato
         yield path
     finally:
         lock.release()
+
+
+def _require_run_or_empty(path: Path) -> None:
+    """A folder of pictures, say, named by mistake, stays as it is."""
+    if not path.is_dir() or (path / "run.json").exists():
+        return
+    found = sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")
+    if found:
+        raise ConfigError(
+            f"{path} is neither a run directory nor empty",
+            got=f"a folder with {', '.join(found[:3])}" + (", …" if len(found) > 3 else ""),
+            fix="name a new directory with --out",
+        )
 
 
 class RunRecord(BaseModel):

@@ -67,7 +67,7 @@ def _rule(student: Student) -> Check:
         name=f"{student.name}: compatibility rule, heterogeneous − homogeneous mAP@R",
         passed=result.satisfied,
         value=result.difference,
-        expected="95 % interval above 0",
+        expected=f"95 % interval above 0 (it is {result.low:+.4f} to {result.high:+.4f})",
     )
 
 

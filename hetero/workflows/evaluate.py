@@ -16,7 +16,7 @@ from hetero.config import RunConfig, with_overrides
 from hetero.data.dataset import Dataset
 from hetero.data.open import open_dataset
 from hetero.data.pixels import read_pixels
-from hetero.errors import ConfigError, MissingExtraError, nearest
+from hetero.errors import CheckpointError, ConfigError, MissingExtraError, nearest
 from hetero.journal import read_journal
 from hetero.report import schema
 from hetero.report.assemble import curves_from_journal, make_report
@@ -106,8 +106,16 @@ def evaluate_run(
         )
     split = split or config.evaluation.split
     device = str(resolve_device(config.device))
-    gallery = load_model(run / "gallery")
     stopped = read_stopped(run)
+    wanted = [run / "gallery", *(run / "students" / s.name for s in config.students if s.name not in stopped)]
+    for path in wanted:
+        if not (path / "model.json").exists():
+            raise CheckpointError(
+                f"{run} is not finished",
+                got=f"no {path.relative_to(run)} yet",
+                fix="run the same hetero train again: it goes on where it stopped",
+            )
+    gallery = load_model(run / "gallery")
     students = {s.name: load_model(run / "students" / s.name) for s in config.students if s.name not in stopped}
     if not any(model.card.role == "compatible" for model in students.values()):
         raise ConfigError(

@@ -11,6 +11,7 @@ import numpy as np
 from hetero.config import RunConfig
 from hetero.data.dataset import Dataset, digest
 from hetero.data.open import open_dataset
+from hetero.data.sampler import pk_batches, shuffled_batches
 from hetero.data.unlabelled import read_unlabelled
 from hetero.errors import MissingExtraError
 from hetero.logs import Progress
@@ -53,7 +54,8 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
         torch.set_num_threads(threads)
     device = resolve_device(config.device)
     dataset = open_dataset(config.data)
-    _require_enough_pairs(config, dataset)
+    _require_searchable(config, dataset)
+    _require_batches(config, dataset)
     with run_directory(out, config, data_sha256=_digest(config, dataset)) as run:
         stopped: dict[str, str] = {}
         if config.joint.kind == "together":
@@ -81,9 +83,26 @@ def _digest(config: RunConfig, dataset: Dataset) -> str:
     return hashlib.sha256(f"{digest(dataset)} {digest(read_unlabelled(extra.path))}".encode()).hexdigest()
 
 
-def _require_enough_pairs(config: RunConfig, dataset: Dataset) -> None:
-    """Say now, not after the training, that a threshold cannot be calibrated. One class alone is refused elsewhere."""
+def _require_searchable(config: RunConfig, dataset: Dataset) -> None:
+    """Say now, not after the training, that there is nothing to search, or that a threshold cannot be calibrated.
+
+    One class alone is refused elsewhere.
+    """
     train = dataset.split("train")
     compatible = any(student.role == "compatible" for student in config.students)
+    if compatible:
+        dataset.split(config.evaluation.split)
     if compatible and len(np.unique(dataset.labels[train])) > 1:
         require_enough_pairs(for_dataset(dataset, train), config.evaluation.false_accept_rates)
+
+
+def _require_batches(config: RunConfig, dataset: Dataset) -> None:
+    """Say before the gallery model trains that the students' batches cannot be filled, too."""
+    labels = dataset.labels[dataset.split("train")]
+    if len(np.unique(labels)) < 2:
+        return
+    for train in (config.gallery.train, config.student_training if config.students else None):
+        if train is not None and train.sampler.kind == "pk":
+            pk_batches(labels, train.batch_size, train.sampler.images_per_class, seed=0, epoch=0)
+        elif train is not None:
+            shuffled_batches(len(labels), train.batch_size, seed=0, epoch=0)

@@ -266,6 +266,41 @@ def test_another_config_is_refused_naming_the_key(pictures, finished):
         train_run(toy_config(pictures, ("seed=9",)), finished.run, progress=SilentProgress())
 
 
+def test_a_folder_of_something_else_is_no_run_directory_and_stays_as_it_is(pictures, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"a picture")
+    with pytest.raises(
+        ConfigError, match=r"neither a run directory nor empty; got a folder with photo.png; fix: .*--out"
+    ):
+        train_run(toy_config(pictures), tmp_path, progress=SilentProgress())
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_what_failed_before_any_training_may_be_corrected(pictures, tmp_path):
+    lone = toy_tree(pictures) | {"students": [], "gallery": {"checkpoint": str(tmp_path / "galery")}}
+    with pytest.raises(CheckpointError, match="galery is no checkpoint"):
+        train_run(RunConfig.model_validate(lone), tmp_path / "run", progress=SilentProgress())
+    other = write_pictures(tmp_path / "other.npz", num_classes=6)
+    corrected = toy_tree(other) | {"students": []}
+    assert train_run(RunConfig.model_validate(corrected), tmp_path / "run", progress=SilentProgress()).gallery.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("evaluation.split=tset",), "no split 'tset'"),
+        (("student_training.batch_size=97",), "fewer training images than one batch holds; got 96"),
+        (
+            ("student_training.batch_size=36", "student_training.sampler={kind: pk, images_per_class: 4}"),
+            "PK sampler cannot fill a batch; got batch_size 36, images_per_class 4, 8 classes",
+        ),
+    ],
+)
+def test_what_would_stop_the_students_stops_the_run_before_it_begins(pictures, tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        train_run(toy_config(pictures, changes), tmp_path / "run", progress=SilentProgress())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_directory_of_another_version_is_refused_and_untouched(pictures, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"schema_version": 99}))
     with pytest.raises(CheckpointError, match=r"another version of hetero; got schema_version 99; expected 2"):
