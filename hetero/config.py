@@ -271,7 +271,9 @@ def _validated(tree: dict[str, Any], source: str) -> RunConfig:
         return RunConfig.model_validate(_expand(tree))
     except ValidationError as error:
         raise ConfigError(
-            f"{source} cannot be used", got=validation_lines(error), fix="correct the keys named; see docs/config.md"
+            f"{source} cannot be used",
+            got=validation_lines(error, RunConfig),
+            fix="correct the keys named; see docs/config.md",
         ) from error
 
 

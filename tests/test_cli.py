@@ -243,7 +243,7 @@ def test_data_describes_and_saves_a_sheet(config, folder):
     ("arguments", "message"),
     [
         (["train", "none.yaml"], "cannot read the config none.yaml"),
-        (["train", "{config}", "--set", "sed=1"], "sed: Extra inputs"),
+        (["train", "{config}", "--set", "sed=1"], "sed: unknown key, expected one of"),
         (["compat", "none"], "none is no run directory"),
         (["compat", "{config}"], "toy.yaml is no run directory"),
         (

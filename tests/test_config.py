@@ -59,8 +59,18 @@ def test_the_digest_changes_with_any_value(tree):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["gallery.train.leraning_rate=1"], r"gallery\.train\.leraning_rate: Extra inputs"),
-        (["colour=1"], r"colour: Extra inputs"),
+        (
+            ["gallery.train.leraning_rate=1"],
+            r"gallery\.train\.leraning_rate: unknown key, .* augment, .*, weight_decay",
+        ),
+        (["students.0.loss.aligment={}"], r"students\.0\.loss\.aligment: unknown key, .*\(nearest: alignment\)"),
+        (
+            ["student_training.sampler={kind: pk, images: 4}"],
+            r"student_training\.sampler\.images: .* images_per_class, kind",
+        ),
+        (["joint={pull: 2}"], "joint: the key 'kind' is missing"),
+        (["evaluation.false_accept_rates=0.01"], "false_accept_rates: Input should be a list"),
+        (["colour=1"], r"got colour: unknown key, expected one of data, .*, students"),
         (["data.format=tarball"], "data"),
         (["gallery.train.epochs=0"], r"gallery\.train\.epochs"),
         (["gallery.train.optimizer=lion"], r"gallery\.train\.optimizer"),

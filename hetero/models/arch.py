@@ -114,7 +114,7 @@ def parse_arch(text: str | bytes) -> ArchSpec:
     try:
         return ArchSpec.model_validate_json(text)
     except ValidationError as error:
-        raise ConfigError("this is no valid architecture", got=validation_lines(error)) from error
+        raise ConfigError("this is no valid architecture", got=validation_lines(error, ArchSpec)) from error
 
 
 def load_arch(path: Path | str) -> ArchSpec:

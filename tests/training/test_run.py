@@ -207,7 +207,7 @@ def test_turned_classes_are_trained_on_but_only_the_upright_ones_are_prototypes(
 
 
 def test_options_of_the_other_phase_and_a_centroid_without_pk_are_refused(pictures):
-    with pytest.raises(ConfigError, match=r"student_training.turned_classes: Extra inputs"):
+    with pytest.raises(ConfigError, match=r"student_training.turned_classes: unknown key"):
         toy_config(pictures, ("student_training.turned_classes=0.5",))
     with pytest.raises(ConfigError, match=r"students.small.loss: centroid needs several pictures of a class"):
         toy_config(pictures, ("students.0.loss.centroid={}",))
@@ -216,7 +216,7 @@ def test_options_of_the_other_phase_and_a_centroid_without_pk_are_refused(pictur
 
 @pytest.mark.parametrize("key", ["stranger_views=true", "view_epochs=2"])
 def test_what_needs_a_gallery_model_is_refused_for_the_gallery_model(pictures, key):
-    with pytest.raises(ConfigError, match=r"gallery.train.\w+: Extra inputs"):
+    with pytest.raises(ConfigError, match=r"gallery.train.\w+: unknown key"):
         toy_config(pictures, (f"gallery.train.{key}",))
 
 
