@@ -39,6 +39,8 @@ def summary(
     from hetero.report.summary import plot_summary, summary_markdown
     from hetero.workflows.summary import summarise
 
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise ConfigError("--plot writes an SVG file", got=str(plot), expected="a name that ends in .svg")
     found = summarise(runs, [_compared(pair) for pair in compare or []], versus=versus or [])
     if plot is not None:
         atomic.write_text(plot, plot_summary(found).svg)

@@ -50,7 +50,7 @@ def plot_cost(report: Report) -> Plot:
         axes.xaxis.set_major_locator(log_ticks())
         axes.minorticks_off()
         _draw_cost(axes, report, students, metric, off_scale)
-    _name_students(panels[0], students, left, right)
+    name_students(panels[0], students, left, right)
     panels[1].set_xlabel("MACs of the query model for one image (log scale)", **TEXT)
     panels[1].xaxis.set_major_formatter(lambda value, _: words.count(value))
     notes = f" Below the axis: {'; '.join(off_scale)}." if off_scale else ""
@@ -117,14 +117,16 @@ def _draw_cost(axes: Axes, report: Report, students: Sequence[Student], metric: 
     axes.set_title(METRICS[metric], **TITLE)
 
 
-def _name_students(axes: Axes, students: Sequence[Student], left: float | int, right: float | int) -> None:
+def name_students(axes: Axes, students: Sequence[Student], left: float | int, right: float | int) -> None:
     """Names and ratios above the upper panel, stacked where neighbours on the log axis would overlap."""
     by_cost: dict[int, list[Student]] = {}
     for student in students:
         by_cost.setdefault(student.macs.query, []).append(student)
     ends: list[float] = []  # right end of the last label on each level, in inches from the left
     for macs, group in by_cost.items():
-        text = " / ".join(plain(one.name, 22) for one in group) + f" ({words.ratio(group[0].macs.ratio)})"
+        more = f" and {len(group) - 3} others" if len(group) > 4 else ""
+        named = group[:3] if more else group
+        text = " / ".join(plain(one.name, 22) for one in named) + f"{more} ({words.ratio(group[0].macs.ratio)})"
         centre = np.log(macs / left) / np.log(right / left) * (WIDTH_IN - 0.9)
         half = 0.033 * len(text) + 0.05
         level = next((i for i, end in enumerate(ends) if end <= centre - half), len(ends))

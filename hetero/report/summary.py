@@ -18,6 +18,7 @@ from hetero.report.canvas import (
     style,
     to_svg,
 )
+from hetero.report.cost_plot import name_students
 from hetero.report.schema import METRICS, RULE_METRICS
 
 
@@ -79,13 +80,21 @@ def plot_summary(summary: Any) -> Plot:
         axes.axhline(summary.mean("paragon", metric), color=COLOURS["paragon"], linewidth=0.9, linestyle=(0, (4, 3)))
         compatible = sorted((s for s in summary.students if s.role == "compatible"), key=lambda s: s.macs.query)
         for cell, suffix in (("heterogeneous", ""), ("homogeneous", "/homogeneous")):
-            points = [(s.macs.query, summary.by_seed(s.name + suffix, metric)) for s in compatible]
+            family = [s for s in compatible if s.name not in summary.mismatched]
+            points = [(s.macs.query, summary.by_seed(s.name + suffix, metric)) for s in family]
             _line(axes, points, COLOURS[cell], MARKERS[cell], f"{cell}, trained to be compatible")
+            others = [s for s in compatible if s.name in summary.mismatched]
+            for student in others:
+                point = (student.macs.query, summary.by_seed(student.name + suffix, metric))
+                _line(axes, [point], COLOURS[cell], "v", f"{cell}, mismatched" if student is others[0] else None)
         controls = [s for s in summary.students if s.role == "control"]
         for student in controls:
             values = summary.by_seed(f"{student.name}/homogeneous", metric)
             _line(axes, [(student.macs.query, values)], CONTROL_COLOUR, "x", f"{plain(student.name, 24)}, homogeneous")
         axes.set_title(f"{name}; dashed: paragon", **TITLE)
+    if compatible:
+        left, right = panels[0].get_xlim()
+        name_students(panels[0], compatible, left, right)
     panels[0].legend(fontsize=8, frameon=False, loc="lower right")
     panels[1].set_xlabel("MACs of the query model for one image (log scale)", **TEXT)
     panels[1].xaxis.set_major_formatter(lambda value, _: words.count(value))
@@ -97,10 +106,11 @@ def plot_summary(summary: Any) -> Plot:
     return Plot(to_svg(figure), alt, "Each mark is the mean over the seeds, each bar from the least to the greatest.")
 
 
-def _line(axes: Any, points: list[tuple[int, tuple[float, ...]]], colour: str, marker: str, label: str) -> None:
+def _line(axes: Any, points: list[tuple[int, tuple[float, ...]]], colour: str, marker: str, label: str | None) -> None:
     costs = [cost for cost, _ in points]
     means = [sum(values) / len(values) for _, values in points]
-    axes.plot(costs, means, marker=marker, color=colour, markersize=5, linewidth=1.2, label=label)
+    joined = "-" if len(set(costs)) == len(costs) else ""  # several students of one cost are no curve
+    axes.plot(costs, means, joined, marker=marker, color=colour, markersize=5, linewidth=1.2, label=label)
     for cost, values in points:
         axes.plot([cost, cost], [min(values), max(values)], color=colour, linewidth=2.2)
 

@@ -116,6 +116,7 @@ class Summary:
         students: of all runs together, each as the first run that has it reports it.
         scores: by seed; of a student that not all seeds have, only those that do hold series.
         comparisons: see :class:`Comparison`. turned: see :class:`Turned`. rival: see :class:`Rival`.
+        mismatched: names of students that need not be of the gallery model's family.
     """
 
     report: Report
@@ -124,6 +125,7 @@ class Summary:
     comparisons: tuple[Comparison, ...]
     turned: tuple[Turned, ...] = ()
     rival: Rival | None = None
+    mismatched: frozenset[str] = frozenset()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -146,6 +148,9 @@ class Summary:
         """Plain dict: the seeds, each series' values by seed, costs, comparisons."""
         series = list(dict.fromkeys(name for own in self.scores.values() for name in own))
         return {
+            "name": self.report.run.name,
+            "dataset": self.report.run.dataset.name,
+            "split": self.report.run.dataset.split,
             "seeds": list(self.seeds),
             "queries": self.report.run.dataset.queries,
             "gallery_macs": self.report.macs.gallery,
@@ -181,10 +186,10 @@ def summarise(
         ConfigError: no runs, a student of a seed twice, runs of different experiments, a series that there is not.
         BundleError, CheckpointError: files that are missing or damaged.
     """
-    report, students, scores, turned, spaces = _gathered(runs)
+    report, students, scores, turned, spaces, mismatched = _gathered(runs)
     rival, trainings = None, {}
     if versus:
-        other, _, others, _, theirs = _gathered(versus)
+        other, _, others, _, theirs, _ = _gathered(versus)
         rival = Rival(other.run.name, Cost.of(report.macs.gallery, other.macs.gallery))
         _require_same(versus[0], runs[0], "data", _data(other), _data(report))
         if not scores.keys() & others.keys():
@@ -209,7 +214,7 @@ def summarise(
         for first, second in pairs
         for metric in METRICS
     )
-    return Summary(report, tuple(students), scores, comparisons, tuple(turned), rival)
+    return Summary(report, tuple(students), scores, comparisons, tuple(turned), rival, mismatched)
 
 
 def _compared(
@@ -233,8 +238,8 @@ def _compared(
 
 def _gathered(
     runs: Sequence[Path],
-) -> tuple[Report, list[Student], dict[int, Scores], list[Turned], dict[int, str]]:
-    """The first run's report, all students, by seed the scores of its runs, the turned controls, by seed the space."""
+) -> tuple[Report, list[Student], dict[int, Scores], list[Turned], dict[int, str], frozenset[str]]:
+    """The first run's report, all students, by seed the scores of its runs, turned controls, spaces, mismatched."""
     if not runs:
         raise ConfigError("a summary needs runs", fix="name run directories that hetero compat has scored")
     reports = [load_report(run) for run in runs]
@@ -283,6 +288,7 @@ def _gathered(
         dict(sorted(scores.items())),
         turned,
         {seed: space for seed, (_, space) in spaces.items()},
+        frozenset(name for name, (_, _, settings) in students.items() if not settings["student"][0]["matched"]),
     )
 
 

@@ -107,8 +107,22 @@ def test_the_command_prints_json_markdown_a_table_and_a_plot(runs, tmp_path):
     assert f"| small | {next(s['macs'] for s in content['students'] if s['name'] == 'small'):,} |" in text
     assert f"{value:.4f} [" in text
     assert plot.read_text().startswith("<svg")
+    assert (content["name"], content["split"]) == ("toy", "test")
+    refused = run("summary", *runs, "--plot", tmp_path / "curve.png", code=2)
+    assert "--plot writes an SVG file" in refused.stderr
     assert "small − paragon" in run("summary", *runs).stdout.replace("\n", " ")
     assert "no ordering is claimed" in run("summary", runs[0], "--markdown").stdout
+
+
+def test_students_that_need_not_be_of_the_family_are_known_as_such(runs, tmp_path):
+    for source in runs:
+        folder = tmp_path / source.name
+        shutil.copytree(source, folder)
+        report = json.loads((folder / "report.json").read_text())
+        next(one for one in report["run"]["config"]["students"] if one["name"] == "small")["matched"] = False
+        (folder / "report.json").write_text(json.dumps(report))
+    assert summarise(runs).mismatched == frozenset()
+    assert summarise([tmp_path / source.name for source in runs]).mismatched == {"small"}
 
 
 def test_runs_that_are_not_seeds_of_one_experiment_are_refused(runs, tmp_path):
