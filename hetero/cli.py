@@ -318,7 +318,7 @@ def data(
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Describe a set of images: classes, splits, sizes, roles, groups, unreadable files.
+    """Describe a set of images: classes, splits, sizes, roles, groups; with --skip-bad, unreadable files.
 
     Example: hetero data examples/glyphs.yaml --sheet sheet.png --split test
     """
