@@ -244,6 +244,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
 def parse_config(text: str, overrides: Sequence[str] = (), *, source: str = "config") -> RunConfig:
     """As :func:`load_config`, from YAML text; ``source`` names it in messages."""
     try:
+        _require_unique_keys(yaml.compose(text, Loader=yaml.SafeLoader), set())
         tree = yaml.safe_load(text)
         json.dumps(tree, default=str)  # an alias to itself would never end
         tree = _unshared(tree)
@@ -275,6 +276,23 @@ def _validated(tree: dict[str, Any], source: str) -> RunConfig:
             got=validation_lines(error, RunConfig),
             fix="correct the keys named; see docs/config.md",
         ) from error
+
+
+def _require_unique_keys(node: yaml.Node | None, seen: set[int]) -> None:
+    """A key twice in one mapping is a slip, not two wishes of which the last one counts; merged ones may be replaced."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(f"line {node.start_mark.line + 1}: a section with {', '.join(twice)} twice")
+        for _, value in node.value:
+            _require_unique_keys(value, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _require_unique_keys(value, seen)
 
 
 def _unshared(value: Any) -> Any:

@@ -70,6 +70,7 @@ def test_the_digest_changes_with_any_value(tree):
         ),
         (["joint={pull: 2}"], "joint: the key 'kind' is missing"),
         (["evaluation.false_accept_rates=0.01"], "false_accept_rates: Input should be a list"),
+        (["evaluation.expect.share_of_paragon=90"], "share_of_paragon: Input should be less than or equal to 2"),
         (["colour=1"], r"got colour: unknown key, expected one of data, .*, students"),
         (["data.format=tarball"], "data"),
         (["gallery.train.epochs=0"], r"gallery\.train\.epochs"),
@@ -125,6 +126,8 @@ def test_environment_variables_are_expanded_and_an_unset_one_is_named(tree, monk
         ("", "no mapping"),
         ("a: &a [*a]", "no valid YAML"),
         ("a: 2024-13-45", "no valid YAML"),
+        ("seed: 1\nname: x\nseed: 2", "no valid YAML; got line 1: a section with seed twice"),
+        ("name: x\nstudents:\n- arch: {dim: 2, dim: 4}", "no valid YAML; got line 3: a section with dim twice"),
     ],
 )
 def test_text_that_is_no_config_is_refused(text, message):
@@ -140,6 +143,16 @@ def test_a_missing_or_unreadable_file_is_refused(tmp_path):
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot read the config"):
         load_config(tmp_path / "bad.yaml")
+
+
+def test_a_merged_key_may_be_replaced_even_twice_over(tree):
+    del tree["evaluation"]
+    text = yaml.safe_dump(tree) + (
+        "evaluation: {<<: &base {resamples: 300, expect: &one {macs_ratio: 1}}, resamples: 400, "
+        "expect: {<<: *one, macs_ratio: 2}}\n"
+    )
+    found = parse_config(text).evaluation
+    assert (found.resamples, found.expect.macs_ratio) == (400, 2)
 
 
 def test_yaml_tags_run_nothing():

@@ -34,7 +34,8 @@ def summary_markdown(summary: Any) -> str:
         f"{data.name}, split `{data.split}`: {data.queries:,} queries of {data.classes:,} classes; {data.protocol}. "
         + (f"One seed ({seeds}): no ordering is claimed." if single else f"Means over seeds {seeds}, their range."),
         "",
-        "| Model | MACs | Fewer | Seeds | R@1 in the gallery model's gallery | mAP@R there | R@1 in its own | mAP@R there |",
+        "| Model | MACs | Fewer | Seeds | R@1 in the gallery model's gallery | mAP@R there | R@1 in its own "
+        "| mAP@R there |",
         "|---|---|---|---|---|---|---|---|",
         _row(summary, "paragon", macs.gallery, 1.0, (None, "paragon")),
     ]

@@ -29,12 +29,12 @@ class ExpectConfig(_Record):
         minimum_cell: R@1 of the worst pair of models of the space / paragon R@1, at least; with two students or more.
     """
 
-    share_of_paragon: float | None = Field(default=None, ge=0)
+    share_of_paragon: float | None = Field(default=None, ge=0, le=2)
     macs_ratio: float | None = Field(default=None, ge=0)
     paragon_r_at_1: float | None = Field(default=None, ge=0, le=1)
     paragon_over_pixels: float | None = Field(default=None, ge=-1, le=1)
     control_times_chance: float | None = Field(default=3.0, ge=1)
-    minimum_cell: float | None = Field(default=0.5, ge=0)
+    minimum_cell: float | None = Field(default=0.5, ge=0, le=2)
 
 
 class EvaluationConfig(_Record):
