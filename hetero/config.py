@@ -279,7 +279,7 @@ def _validated(tree: dict[str, Any], source: str) -> RunConfig:
 
 
 def _require_unique_keys(node: yaml.Node | None, seen: set[int]) -> None:
-    """A key twice in one mapping is a slip, not two wishes of which the last one counts; merged ones may be replaced."""
+    """A key twice in one mapping is a slip, not two wishes of which the last counts; merged ones may be replaced."""
     if node is None or id(node) in seen:
         return
     seen.add(id(node))
