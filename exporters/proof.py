@@ -95,6 +95,8 @@ def proof_of(
     if student.card.role == "control":
         raise SpaceMismatchError(
             f"{checkpoint} is a control: it has a space of its own and finds nothing in the gallery model's",
+            got=student.space.id,
+            expected=gallery.space.id,
             fix="export a compatible student, or search nothing (--no-retrieval)",
         )
     if gallery.space.id != student.space.id:

@@ -78,10 +78,10 @@ def run_directory(path: Path, config: RunConfig, *, data_sha256: str) -> Iterato
 
 
 def _require_run_or_empty(path: Path) -> None:
-    """A folder of pictures, say, named by mistake, stays as it is."""
+    """A folder of pictures, named by mistake, stays as it is; hidden files, as a kill leaves them, do not count."""
     if not path.is_dir() or (path / "run.json").exists():
         return
-    found = sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")
+    found = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if found:
         raise ConfigError(
             f"{path} is neither a run directory nor empty",

@@ -68,7 +68,7 @@ def test_twenty_steps_of_a_gpu_config_on_the_cpu(name, side, channels, request, 
             "evaluation.rotations=39",
             "evaluation.false_accept_rates=[0.05]",
             *(f"{section}.{key}" for section in ("gallery.train", "student_training") for key in
-              (f"batch_size={BATCH}", "log_every_steps=1")),
+              (f"batch_size={BATCH}", "lr=0.01", "log_every_steps=1")),
         ],
     )  # fmt: skip
     assert config.device == "auto"

@@ -208,7 +208,7 @@ def test_student_names_that_would_overlap_are_stacked(report: Report) -> None:
     figure = canvas.new_figure(3)
     axes = figure.subplots()
     axes.set_xscale("log")
-    cost_plot._name_students(axes, sorted(report.students, key=lambda one: one.macs.query), 3e5, 1e8)
+    cost_plot.name_students(axes, sorted(report.students, key=lambda one: one.macs.query), 3e5, 1e8)
     heights = {text.get_text(): text.xyann[1] for text in axes.texts}
     assert heights["tiny-100x (100×)"] == heights["tiny-45x (45×)"] < heights["tiny-23x / tiny-23x-alone (23×)"]
 

@@ -273,6 +273,9 @@ def test_a_folder_of_something_else_is_no_run_directory_and_stays_as_it_is(pictu
     ):
         train_run(toy_config(pictures), tmp_path, progress=SilentProgress())
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+    (tmp_path / "photo.png").rename(tmp_path / ".run.json.half-written")
+    lone = toy_tree(pictures) | {"students": []}
+    assert train_run(RunConfig.model_validate(lone), tmp_path, progress=SilentProgress()).gallery.is_dir()
 
 
 def test_what_failed_before_any_training_may_be_corrected(pictures, tmp_path):
