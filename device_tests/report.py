@@ -14,8 +14,8 @@ from device_tests.schema import CellRecord, DeviceRecord, DeviceReport
 from device_tests.words import EMULATED, KINDS, SIGNS, delegate_words
 from hetero import atomic
 from hetero.errors import CheckpointError
-from hetero.record import validation_lines
 from hetero.report import words
+from hetero.validation import validation_lines
 
 RESULT = "result.json"
 _TOLD_FLIPS = 10

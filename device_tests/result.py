@@ -13,7 +13,7 @@ from device_tests.errors import JobError, TransferError, printable
 from device_tests.job import DelegateName, Job, Record, RuntimeName
 from exporters.manifest import SafePath, Sha256
 from exporters.npy import parse_npy
-from hetero.record import validation_lines
+from hetero.validation import validation_lines
 
 MAX_RESULT_BYTES = 1 << 26  # 13,000 latencies are 300 kB
 FailureKind = Literal[

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hetero.data.open import DataConfig
 from hetero.errors import ConfigError
@@ -19,7 +19,6 @@ from hetero.losses.config import FREE, PLACING, LossConfig, SoftmaxConfig
 from hetero.models.arch import ArchSpec, require_fitting
 from hetero.models.cost import cost
 from hetero.preprocess import PreprocessSpec
-from hetero.record import validation_lines
 from hetero.retrieval.config import EvaluationConfig
 from hetero.retrieval.presets import find_preset
 from hetero.training.config import (
@@ -30,15 +29,12 @@ from hetero.training.config import (
     TogetherConfig,
     TunedConfig,
 )
+from hetero.validation import Section, validation_lines
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class GalleryConfig(_Record):
+class GalleryConfig(Section):
     """The large model that defines the space: trained here, or a finished one.
 
     Attributes:
@@ -62,14 +58,14 @@ class GalleryConfig(_Record):
         return self
 
 
-class BudgetConfig(_Record):
+class BudgetConfig(Section):
     """What one picture may cost a student; a student that costs more is refused before anything is trained."""
 
     macs: int | None = Field(default=None, ge=1)
     params: int | None = Field(default=None, ge=1)
 
 
-class StudentConfig(_Record):
+class StudentConfig(Section):
     """One query model. A ``control`` never learns where the gallery model's space lies: the report's negative control.
 
     Attributes:
@@ -102,7 +98,7 @@ class StudentConfig(_Record):
         return self
 
 
-class RunConfig(_Record):
+class RunConfig(Section):
     """One experiment: data, one gallery model, students, evaluation.
 
     Attributes:

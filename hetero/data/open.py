@@ -18,6 +18,7 @@ from hetero.data.npz import NpzConfig, read_npz
 from hetero.data.omniglot import OmniglotConfig, read_omniglot
 from hetero.data.sop import SopConfig, read_sop
 from hetero.errors import ConfigError
+from hetero.validation import validation_lines
 
 DataConfig = (
     FolderConfig
@@ -72,15 +73,9 @@ def parse_data_config(section: Mapping[str, object]) -> DataConfig:
     try:
         return _ADAPTER.validate_python(dict(section))
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            where = [str(part) for part in problem["loc"]]
-            if where and where[0] == section.get("format"):  # pydantic puts the member of the union first
-                where = where[1:]
-            lines.append(f"{'.'.join(['data', *where])}: {problem['msg']}")
         raise ConfigError(
             "the data section of the config cannot be used",
-            got="; ".join(lines),
+            got=validation_lines(error, DataConfig, under="data"),
             expected="the keys listed in docs/data.md for this format",
             fix="correct or remove the keys named",
         ) from error

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from hetero.validation import Section
 
 Candidates = Literal["batch", "bank"]
 """Gallery embeddings to be placed among: those of the batch, or of ``bank`` random training pictures, made once."""
 
 
-class _Term(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
+class _Term(Section):
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -154,10 +154,8 @@ FREE = ("softmax", "logits", "relational")
 """Terms that stay as they are when a student's embeddings and prototypes are rotated: they place nothing."""
 
 
-class LossConfig(BaseModel):
+class LossConfig(Section):
     """The weighted terms of the heterogeneous compatibility loss; at least one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     softmax: SoftmaxConfig | None = None
     influence: InfluenceConfig | None = None

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hetero.errors import ConfigError
-from hetero.record import validation_lines
+from hetero.validation import validation_lines
 
 MAX_WIDTH, MAX_DEPTH = 4096, 64  # beyond these a typo is likelier than a plan
 

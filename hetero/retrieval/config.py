@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from hetero.errors import ConfigError
 from hetero.retrieval.presets import find_preset
+from hetero.validation import Section
 
 FEWEST_ROTATIONS = 39  # with 2.5 % on either side, one of them is the least that is outside
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ExpectConfig(_Record):
+class ExpectConfig(Section):
     """What must hold for every compatible student, beside the rule; ``hetero compat`` exits with 1 where it does not.
 
     Attributes:
@@ -37,7 +34,7 @@ class ExpectConfig(_Record):
     minimum_cell: float | None = Field(default=0.5, ge=0, le=2)
 
 
-class EvaluationConfig(_Record):
+class EvaluationConfig(Section):
     """What ``hetero compat`` measures.
 
     Attributes:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from hetero.validation import Section
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class AugmentConfig(_Record):
+class AugmentConfig(Section):
     """Random changes of training pictures; each draws uniformly from ± its value.
 
     Attributes:
@@ -41,20 +39,20 @@ class AugmentConfig(_Record):
         return any((self.rotate_deg, self.log_scale, self.shear, self.translate, self.flip, self.elastic))
 
 
-class ShuffleConfig(_Record):
+class ShuffleConfig(Section):
     """Every picture once an epoch, in random order."""
 
     kind: Literal["shuffle"] = "shuffle"
 
 
-class PKConfig(_Record):
+class PKConfig(Section):
     """``images_per_class`` pictures of each of ``batch_size / images_per_class`` random classes."""
 
     kind: Literal["pk"] = "pk"
     images_per_class: int = Field(default=4, ge=2)
 
 
-class OptimizerConfig(_Record):
+class OptimizerConfig(Section):
     """What of the training a student may have of its own; what is not given, or null, is as in ``student_training``.
 
     Attributes:
@@ -70,7 +68,7 @@ class OptimizerConfig(_Record):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
 
 
-class TrainConfig(_Record):
+class TrainConfig(Section):
     """How long and with what a phase trains.
 
     Attributes:
@@ -123,7 +121,7 @@ class GalleryTrainConfig(TrainConfig):
     turned_classes: float = Field(default=0.0, ge=0, le=1)
 
 
-class UnlabelledConfig(_Record):
+class UnlabelledConfig(Section):
     """Pictures that nobody sorted: students learn to embed them as the gallery model does.
 
     Attributes:
@@ -156,13 +154,13 @@ class StudentTrainConfig(TrainConfig):
     unlabelled: UnlabelledConfig | None = None
 
 
-class FrozenConfig(_Record):
+class FrozenConfig(Section):
     """The gallery model is finished first and stays as it is."""
 
     kind: Literal["frozen"] = "frozen"
 
 
-class TogetherConfig(_Record):
+class TogetherConfig(Section):
     """Gallery model and students train together from the start, on the gallery model's batches.
 
     Attributes:
@@ -174,7 +172,7 @@ class TogetherConfig(_Record):
     pull: float = Field(default=0.0, ge=0)
 
 
-class TunedConfig(_Record):
+class TunedConfig(Section):
     """The finished gallery model is tuned a little towards what its students can express; then it is frozen.
 
     Attributes:

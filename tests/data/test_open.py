@@ -36,7 +36,10 @@ def test_format_chooses_the_config(section: dict[str, object], kind: type) -> No
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"format": "folder", "path": "x", "skip_bda": True}, r"got data\.skip_bda: Extra inputs .*fix"),
+        (
+            {"format": "folder", "path": "x", "skip_bda": True},
+            r"got data\.skip_bda: unknown key, .*nearest: skip_bad.*fix",
+        ),
         ({"format": "folder", "path": "x", "split": {"tset": 0}}, r"data\.split\.tset"),
         ({"format": "npz"}, r"data\.path: Field required"),
         ({"format": "zip", "path": "x"}, r"data: .*'folder', 'csv', 'npz', 'glyphs'"),
