@@ -38,12 +38,19 @@ def make_loader(
             expected="at least two, or there is nothing to tell apart",
             fix="add classes to the train split",
         )
-    plan: Callable[[int], np.ndarray]
-    if train.sampler.kind == "pk":
-        plan = partial(_pk, dataset.labels[indices], train.batch_size, train.sampler.images_per_class, seed)
-    else:
-        plan = partial(_shuffled, len(indices), train.batch_size, seed)
+    plan = batch_plan(dataset.labels[indices], train, seed)
     return Loader(dataset, indices, config.preprocess, partial(_repeating, plan, views))
+
+
+def batch_plan(labels: np.ndarray, train: TrainConfig, seed: int) -> Callable[[int], np.ndarray]:
+    """From an epoch to its batches, ``int64 [steps, b]`` positions in ``labels``, under the phase's sampler.
+
+    Raises:
+        DataError: from the plan, where the pictures do not fill a batch.
+    """
+    if train.sampler.kind == "pk":
+        return partial(_pk, labels, train.batch_size, train.sampler.images_per_class, seed)
+    return partial(_shuffled, len(labels), train.batch_size, seed)
 
 
 def train_gallery(

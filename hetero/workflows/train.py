@@ -11,7 +11,6 @@ import numpy as np
 from hetero.config import RunConfig
 from hetero.data.dataset import Dataset, digest
 from hetero.data.open import open_dataset
-from hetero.data.sampler import pk_batches, shuffled_batches
 from hetero.data.unlabelled import read_unlabelled
 from hetero.errors import MissingExtraError
 from hetero.logs import Progress
@@ -98,11 +97,11 @@ def _require_searchable(config: RunConfig, dataset: Dataset) -> None:
 
 def _require_batches(config: RunConfig, dataset: Dataset) -> None:
     """Say before the gallery model trains that the students' batches cannot be filled, too."""
+    from hetero.training.cloud import batch_plan
+
     labels = dataset.labels[dataset.split("train")]
     if len(np.unique(labels)) < 2:
         return
     for train in (config.gallery.train, config.student_training if config.students else None):
-        if train is not None and train.sampler.kind == "pk":
-            pk_batches(labels, train.batch_size, train.sampler.images_per_class, seed=0, epoch=0)
-        elif train is not None:
-            shuffled_batches(len(labels), train.batch_size, seed=0, epoch=0)
+        if train is not None:
+            batch_plan(labels, train, config.seed)(0)
