@@ -11,7 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fleets import student, train, with_students
+from fleets import TERMS, student, train, with_students
 from test_run import Killed, StopAt
 from toy import toy_tree
 
@@ -21,19 +21,9 @@ from hetero.workflows.evaluate import evaluate_run
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 
 PAIRS = {"kind": "pk", "images_per_class": 4}
-LOSSES = {
+LOSSES = TERMS | {
     "alignment": {"alignment": {}},
-    "l2": {"alignment": {"distance": "l2"}},
     "centroid": {"centroid": {}},
-    "influence": {"influence": {}},
-    "classifier": {"influence": {"prototypes": "classifier"}},
-    "contrastive": {"contrastive": {}},
-    "triplet": {"triplet": {}},
-    "contextual": {"contextual": {"neighbours": 16}},
-    "structure": {"structure": {"parts": 4, "anchors": 4, "bank": 64}},
-    "ranking": {"ranking": {}},
-    "decoupled": {"decoupled": {}},
-    "centre": {"centre": {}},
     "logits": {"softmax": {}, "logits": {}},
     "relational": {"softmax": {}, "relational": {}},
 }
@@ -42,7 +32,8 @@ LOSSES = {
 def fleet(pictures, gallery, device, **training):
     """A student of every loss, and a line of metrics every step."""
     students = [
-        student(name, loss=loss, **({"role": "control"} if "softmax" in loss else {})) for name, loss in LOSSES.items()
+        student(name, loss=loss, **({"role": "control"} if name in ("logits", "relational") else {}))
+        for name, loss in LOSSES.items()
     ]
     tree = with_students(
         pictures, gallery, *students, log_every_steps=1, stranger_views=True, sampler=PAIRS, **training

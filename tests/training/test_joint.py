@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fleets import student, train, with_students
+from fleets import TERMS, student, train, with_students
 from test_run import Killed, StopAt, journal, weights
 from toy import toy_tree
 
@@ -196,25 +196,11 @@ def test_a_mismatched_student_trains_where_the_config_says_so(pictures, gallery,
 
 
 def test_every_loss_term_trains_a_student(pictures, gallery, tmp_path):
-    terms = {
-        "influence": {"influence": {"prototypes": "classifier"}},
-        "centres": {"influence": {}},
-        "l2": {"alignment": {"distance": "l2", "weight": 1}},
-        "contrastive": {"contrastive": {"weight": 10}},
-        "triplet": {"triplet": {"margin": 0.5}},
-        "contextual": {"contextual": {"weight": 4, "neighbours": 64}},
-        "structure": {
-            "structure": {"weight": 4, "parts": 4, "anchors": 8, "query_temperature": 0.1, "gallery_temperature": 0.1}
-        },
-        "ranking": {"ranking": {"weight": 20, "neighbours": 16, "temperature": 0.1}},
-        "decoupled": {"decoupled": {"neighbours": 16}},
-        "centre": {"softmax": {}, "centre": {"alignment": 1.0}},
-    }
     tree = with_students(
-        pictures, gallery, *(student(name, loss=loss) for name, loss in terms.items()), epochs=12, lr=0.03
+        pictures, gallery, *(student(name, loss=loss) for name, loss in TERMS.items()), epochs=12, lr=0.03
     )
     run = train(tree, tmp_path / "run")
-    assert set(run.students) == set(terms)
+    assert set(run.students) == set(TERMS)
     report = evaluate_run(run.run)
     chance = report.baselines.chance.r_at_1.value
     found = {one.name: one.cells.heterogeneous.r_at_1.low for one in report.students}

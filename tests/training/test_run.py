@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -12,15 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy import toy_config, toy_tree, write_pictures
+from toy import toy_config, toy_tree
 
 from hetero.config import RunConfig
-from hetero.errors import CheckpointError, ConfigError, DataError, RetrievalError, StorageError, TrainingError
+from hetero.errors import ConfigError, DataError, RetrievalError, StorageError, TrainingError
 from hetero.journal import read_journal
 from hetero.logs import SilentProgress
 from hetero.models.checkpoint import load_model
 from hetero.training import loop, students
-from hetero.training.run import read_run
 from hetero.training.trainee import Trainee
 from hetero.workflows.train import train_run
 
@@ -39,17 +37,6 @@ class StopAt(SilentProgress):
         self.left -= 1
         if self.left == 0:
             raise Killed
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("data") / "toy.npz")
-
-
-@pytest.fixture(scope="module")
-def finished(pictures, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    return train_run(toy_config(pictures), out, progress=SilentProgress())
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -259,85 +246,6 @@ def test_ruined_weights_or_losses_stop_the_run_and_are_never_committed(pictures,
         train_run(config, tmp_path / "run", progress=SilentProgress())
     for state in (tmp_path / "run" / "state" / "gallery").glob("step-*"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(state / "state.safetensors").values())
-
-
-def test_another_config_is_refused_naming_the_key(pictures, finished):
-    with pytest.raises(ConfigError, match=r"another config; got seed 9 \(was 0\).*--out"):
-        train_run(toy_config(pictures, ("seed=9",)), finished.run, progress=SilentProgress())
-
-
-def test_a_folder_of_something_else_is_no_run_directory_and_stays_as_it_is(pictures, tmp_path):
-    (tmp_path / "photo.png").write_bytes(b"a picture")
-    with pytest.raises(
-        ConfigError, match=r"neither a run directory nor empty; got a folder with photo.png; fix: .*--out"
-    ):
-        train_run(toy_config(pictures), tmp_path, progress=SilentProgress())
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
-    (tmp_path / "photo.png").rename(tmp_path / ".run.json.half-written")
-    lone = toy_tree(pictures) | {"students": []}
-    assert train_run(RunConfig.model_validate(lone), tmp_path, progress=SilentProgress()).gallery.is_dir()
-
-
-def test_what_failed_before_any_training_may_be_corrected(pictures, tmp_path):
-    lone = toy_tree(pictures) | {"students": [], "gallery": {"checkpoint": str(tmp_path / "galery")}}
-    with pytest.raises(CheckpointError, match="galery is no checkpoint"):
-        train_run(RunConfig.model_validate(lone), tmp_path / "run", progress=SilentProgress())
-    other = write_pictures(tmp_path / "other.npz", num_classes=6)
-    corrected = toy_tree(other) | {"students": []}
-    assert train_run(RunConfig.model_validate(corrected), tmp_path / "run", progress=SilentProgress()).gallery.is_dir()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (("evaluation.split=tset",), "no split 'tset'"),
-        (("student_training.batch_size=97",), "fewer training images than one batch holds; got 96"),
-        (
-            ("student_training.batch_size=36", "student_training.sampler={kind: pk, images_per_class: 4}"),
-            "PK sampler cannot fill a batch; got batch_size 36, images_per_class 4, 8 classes",
-        ),
-    ],
-)
-def test_what_would_stop_the_students_stops_the_run_before_it_begins(pictures, tmp_path, changes, message):
-    with pytest.raises(DataError, match=message):
-        train_run(toy_config(pictures, changes), tmp_path / "run", progress=SilentProgress())
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_directory_of_another_version_is_refused_and_untouched(pictures, tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps({"schema_version": 99}))
-    with pytest.raises(CheckpointError, match=r"another version of hetero; got schema_version 99; expected 2"):
-        train_run(toy_config(pictures), tmp_path, progress=SilentProgress())
-    assert json.loads((tmp_path / "run.json").read_text()) == {"schema_version": 99}
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 2}', '{"schema_version": 2, "config": {}}'])
-def test_a_damaged_run_record_is_refused(pictures, tmp_path, text):
-    (tmp_path / "run.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"run.json is damaged|another version|does not fit its schema"):
-        train_run(toy_config(pictures), tmp_path, progress=SilentProgress())
-    assert (tmp_path / "run.json").read_text() == text
-
-
-def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
-    pictures = write_pictures(tmp_path / "toy.npz")
-    with pytest.raises(Killed):
-        train_run(toy_config(pictures), tmp_path / "run", progress=StopAt(2))
-    arrays = dict(np.load(pictures))
-    np.savez(pictures, **(arrays | {"images": 255 - arrays["images"]}))
-    with pytest.raises(DataError, match="has changed since the run began"):
-        train_run(toy_config(pictures), tmp_path / "run", progress=SilentProgress())
-
-
-def test_students_may_change_until_their_training_begins_and_the_evaluation_always(pictures, finished, tmp_path):
-    lone = toy_tree(pictures) | {"students": []}
-    train_run(RunConfig.model_validate(lone), tmp_path / "run", progress=SilentProgress())
-    train_run(toy_config(pictures), tmp_path / "run", progress=SilentProgress())
-    assert weights(tmp_path / "run") == weights(finished.run)
-    assert read_run(tmp_path / "run").config == toy_config(pictures)
-    train_run(toy_config(pictures, ("evaluation.resamples=300",)), tmp_path / "run", progress=SilentProgress())
-    with pytest.raises(ConfigError, match=r"students\.0\.name"):
-        train_run(toy_config(pictures, ("students.0.name=other",)), tmp_path / "run", progress=SilentProgress())
 
 
 def test_a_rate_that_cannot_be_calibrated_is_refused_before_training(pictures, tmp_path):
