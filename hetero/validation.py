@@ -37,7 +37,8 @@ def _line(item: ErrorDetails, kind: Any, under: str | None) -> str:
         message = f"the key {item['ctx']['discriminator']} is missing, which says what this is"
     elif item["type"] == "tuple_type":
         message = "Input should be a list"
-    return f"{'.'.join(map(str, path)) or 'value'}: {message.removeprefix('Value error, ')}"
+    message = message.removeprefix("Value error, ")
+    return f"{'.'.join(map(str, path))}: {message}" if path else message
 
 
 def _place(loc: tuple[int | str, ...], kind: Any) -> tuple[list[int | str], set[str]]:

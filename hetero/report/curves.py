@@ -47,7 +47,11 @@ def plot_curves(report: Report) -> Plot:
         for phase in phases
         for first, last in [_ends([one for one in report.curves if one.phase == phase])]
     )
-    return Plot(to_svg(figure), alt, "Loss, its terms and training speed by step, one row a phase.")
+    caption = (
+        "Loss (a student's total is the weighted sum of its terms), the terms before their weights, and training speed "
+        "by step, one row a phase."
+    )
+    return Plot(to_svg(figure), alt, caption)
 
 
 def _curve_panels(points: Sequence[CurvePoint]) -> list[tuple[str, Series]]:
