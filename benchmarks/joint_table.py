@@ -1,8 +1,8 @@
-"""``python -m benchmarks.joint_table CONFIG [EPOCHS]``: a config's first student, together and one by one.
+"""``python -m benchmarks.joint_table CONFIG STUDENT EPOCHS [KEY=VALUE ...]``: one student, together and one by one.
 
 Trains it under up to eight names, and prints the Markdown table of what k students in one run cost, against k runs of
-one student each, and what they find on average.
-The config's gallery model must be trained already (``gallery.checkpoint``). Every run is a process of its own.
+one student each, and what they find on average. The config's gallery model must be trained already:
+``'gallery={checkpoint: runs/NAME/gallery}'`` says where. Every run is a process of its own, on one thread.
 """
 
 from __future__ import annotations
@@ -24,29 +24,33 @@ THREADS = 1
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run cost, in seconds of the clock and of the processor, and each student's R@1 in the gallery."""
+    """What a run cost, in seconds of the clock and of the processor, and what each student reaches in the gallery.
+
+    Attributes:
+        scores: R@1 and mAP@R by student.
+    """
 
     wall_s: float
     cpu_s: float
-    r_at_1: dict[str, float]
+    scores: dict[str, tuple[float, float]]
 
 
-def main(path: Path, epochs: int) -> None:
+def main(path: Path, student: str, epochs: int, overrides: list[str]) -> None:
     """Print the table as it comes."""
-    config = load_config(path)
+    config = load_config(path, overrides)
     names = [f"s{number}" for number in range(1, max(COUNTS) + 1)]
-    print("| k | Together: wall, CPU | One by one: wall, CPU | Wall, ratio | CPU, ratio | Mean R@1 of both |")
+    print("| k | Together: wall, CPU | One by one: wall, CPU | Ratio: wall, CPU | R@1 / mAP@R together | One by one |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        alone = [trained(_with_students(config, [name], epochs), Path(folder) / name) for name in names]
+        alone = [trained(_of(config, student, [name], epochs), Path(folder) / name) for name in names]
         for count in COUNTS:
-            together = trained(_with_students(config, names[:count], epochs), Path(folder) / f"together-{count}")
+            together = trained(_of(config, student, names[:count], epochs), Path(folder) / f"together-{count}")
             wall, cpu = (sum(getattr(one, key) for one in alone[:count]) for key in ("wall_s", "cpu_s"))
-            mean = sum(together.r_at_1.values()) / count
-            apart = sum(one.r_at_1[name] for one, name in zip(alone, names[:count], strict=False)) / count
+            apart = [one.scores[name] for one, name in zip(alone, names[:count], strict=False)]
             print(
                 f"| {count} | {together.wall_s:.0f} s, {together.cpu_s:.0f} s | {wall:.0f} s, {cpu:.0f} s "
-                f"| {together.wall_s / wall:.2f} | {together.cpu_s / cpu:.2f} | {mean:.4f}, {apart:.4f} |",
+                f"| {together.wall_s / wall:.2f}, {together.cpu_s / cpu:.2f} "
+                f"| {_mean(list(together.scores.values()))} | {_mean(apart)} |",
                 flush=True,
             )
 
@@ -61,20 +65,26 @@ def trained(config: RunConfig, out: Path) -> Trained:
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     _hetero("compat", out)
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    found = {one["name"]: one["cells"]["heterogeneous"]["r_at_1"]["value"] for one in report["students"]}
+    cells = {one["name"]: one["cells"]["heterogeneous"] for one in report["students"]}
+    found = {name: (cell["r_at_1"]["value"], cell["map_at_r"]["value"]) for name, cell in cells.items()}
     return Trained(wall, cpu, found)
 
 
-def _with_students(config: RunConfig, names: list[str], epochs: int) -> RunConfig:
-    first = config.students[0]
-    students = tuple(first.model_copy(update={"name": name}) for name in names)
+def _mean(scores: list[tuple[float, float]]) -> str:
+    return " / ".join(f"{sum(column) / len(scores):.4f}" for column in zip(*scores, strict=True))
+
+
+def _of(config: RunConfig, student: str, names: list[str], epochs: int) -> RunConfig:
+    """The config with one of its students alone, as often as there are names."""
+    chosen = next(one for one in config.students if one.name == student)
+    students = tuple(chosen.model_copy(update={"name": name}) for name in names)
     training = config.student_training
     assert training is not None
     return config.model_copy(
         update={
             "students": students,
             "student_training": training.model_copy(update={"epochs": epochs}),
-            "evaluation": config.evaluation.model_copy(update={"matrix": False, "rotations": 0}),
+            "evaluation": config.evaluation.model_copy(update={"matrix": False, "rotations": 0, "resamples": 100}),
         }
     )
 
@@ -87,4 +97,4 @@ def _hetero(*arguments: object) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 2)
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:])

@@ -92,6 +92,9 @@ def plot_summary(summary: Any) -> Plot:
         for student in controls:
             values = summary.by_seed(f"{student.name}/homogeneous", metric)
             _line(axes, [(student.macs.query, values)], CONTROL_COLOUR, "x", f"{plain(student.name, 24)}, homogeneous")
+        if summary.rival is not None:
+            point = (summary.rival.macs.query, summary.by_seed(summary.rival.series, metric))
+            _line(axes, [point], COLOURS["paragon"], MARKERS["paragon"], plain(summary.rival.series, 40))
         axes.set_title(f"{name}; dashed: paragon", **TITLE)
     if compatible:
         left, right = panels[0].get_xlim()
@@ -104,6 +107,8 @@ def plot_summary(summary: Any) -> Plot:
         f"model's gallery, {summary.mean(s.name + '/homogeneous', 'r_at_1'):.4f} in its own."
         for s in summary.students
     )
+    if summary.rival is not None:
+        alt += f" {summary.rival.series}: R@1 {summary.mean(summary.rival.series, 'r_at_1'):.4f}."
     return Plot(to_svg(figure), alt, "Each mark is the mean over the seeds, each bar from the least to the greatest.")
 
 

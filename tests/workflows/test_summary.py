@@ -19,6 +19,7 @@ from toy import toy_tree, write_pictures
 from benchmarks.keep_scores import main as keep_scores
 from benchmarks.results_pages import renewed
 from hetero.errors import CheckpointError, ConfigError
+from hetero.report.summary import plot_summary
 from hetero.retrieval.bootstrap import paired_difference
 from hetero.workflows import summary
 from hetero.workflows.scores import SCORES, load_scores
@@ -248,6 +249,9 @@ def test_another_recipes_gallery_model_is_compared_by_seed_and_query(runs, tmp_p
     (others[1] / "report.json").write_text(json.dumps(report))
     twice = summarise(runs, versus=others).comparisons[-1]
     assert (twice.trainings, twice.claimed) == (1, False)  # one gallery model under two seeds
+    plot = plot_summary(found)
+    assert f"{found.rival.series}: R@1 {found.mean(found.rival.series, 'r_at_1'):.4f}" in plot.alt
+    assert plot.svg.count('id="line2d') > plot_summary(summarise(runs)).svg.count('id="line2d')
     text = run("summary", *runs, "--versus", others[0], "--versus", others[1], "--markdown").stdout
     assert f"| paragon − paragon of {found.rival.name} | R@1 | +0.1250 [+0.1250, +0.1250] |" in text
     assert f"| paragon of {found.rival.name} | {found.report.macs.gallery:,} | 1.0× | 2 |" in text
