@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import cycle
 from typing import Any
 
 from hetero.report import words
@@ -20,6 +22,8 @@ from hetero.report.canvas import (
 )
 from hetero.report.cost_plot import name_students
 from hetero.report.schema import METRICS, RULE_METRICS
+
+CONTROL_MARKERS = ("x", "+", "*", "2", "p", "h")
 
 
 def summary_markdown(summary: Any) -> str:
@@ -89,9 +93,12 @@ def plot_summary(summary: Any) -> Plot:
                 point = (student.macs.query, summary.by_seed(student.name + suffix, metric))
                 _line(axes, [point], COLOURS[cell], "v", f"{cell}, mismatched" if student is others[0] else None)
         controls = [s for s in summary.students if s.role == "control"]
-        for student in controls:
-            values = summary.by_seed(f"{student.name}/homogeneous", metric)
-            _line(axes, [(student.macs.query, values)], CONTROL_COLOUR, "x", f"{plain(student.name, 24)}, homogeneous")
+        beside = Counter[int]()
+        for student, marker in zip(controls, cycle(CONTROL_MARKERS), strict=False):
+            beside[student.macs.query] += 1
+            shown = student.macs.query * 1.05 ** beside[student.macs.query]
+            point = (shown, summary.by_seed(f"{student.name}/homogeneous", metric))
+            _line(axes, [point], CONTROL_COLOUR, marker, f"{plain(student.name, 24)}, homogeneous")
         if summary.rival is not None:
             point = (summary.rival.macs.query, summary.by_seed(summary.rival.series, metric))
             _line(axes, [point], COLOURS["paragon"], MARKERS["paragon"], plain(summary.rival.series, 40))
@@ -109,10 +116,16 @@ def plot_summary(summary: Any) -> Plot:
     )
     if summary.rival is not None:
         alt += f" {summary.rival.series}: R@1 {summary.mean(summary.rival.series, 'r_at_1'):.4f}."
-    return Plot(to_svg(figure), alt, "Each mark is the mean over the seeds, each bar from the least to the greatest.")
+    return Plot(
+        to_svg(figure),
+        alt,
+        "Marks are means over the seeds, bars reach from the least to the greatest; controls stand beside their cost.",
+    )
 
 
-def _line(axes: Any, points: list[tuple[int, tuple[float, ...]]], colour: str, marker: str, label: str | None) -> None:
+def _line(
+    axes: Any, points: list[tuple[float, tuple[float, ...]]], colour: str, marker: str, label: str | None
+) -> None:
     costs = [cost for cost, _ in points]
     means = [sum(values) / len(values) for _, values in points]
     joined = "-" if len(set(costs)) == len(costs) else ""  # several students of one cost are no curve
