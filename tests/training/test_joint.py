@@ -22,7 +22,9 @@ from hetero.errors import CheckpointError, ConfigError, TrainingError
 from hetero.journal import read_journal
 from hetero.models.checkpoint import load_model, read_card
 from hetero.models.embed import embed
+from hetero.training.cloud import gallery_trainee, make_loader
 from hetero.training.health import Health
+from hetero.training.students import student_trainees
 from hetero.workflows.evaluate import evaluate_run
 
 
@@ -233,3 +235,18 @@ def test_a_run_whose_compatible_students_all_diverged_cannot_be_compared(picture
     run = train(with_students(pictures, gallery, student("bad", train={"lr": 1e38}), control), tmp_path / "run")
     with pytest.raises(ConfigError, match="no compatible student left to compare; got bad: its"):
         evaluate_run(run.run)
+
+
+def test_a_controls_first_classifier_is_not_the_gallery_models(pictures):
+    """Two networks whose classifiers begin alike end up in one space: a control would be told where it lies."""
+    config = RunConfig.model_validate(toy_tree(pictures))
+    loader = make_loader(open_dataset(config.data), config, config.gallery.train, config.seed)
+    device = torch.device("cpu")
+    gallery = gallery_trainee(config, config.gallery.train, loader, steps=1, device=device)
+    control = toy_tree(pictures)["students"][1]
+    twins = [control, control | {"name": "other"}]
+    config = RunConfig.model_validate(toy_tree(pictures) | {"students": twins})
+    own = [trainee.loss.prototypes for trainee in student_trainees(config, loader, None, device=device)]
+    for first, second in ((own[0], gallery.loss.prototypes), (own[1], gallery.loss.prototypes), tuple(own)):
+        cosines = cosine_similarity(first, second[: len(first)])
+        assert cosines.mean().abs() < 0.4, cosines
