@@ -86,11 +86,11 @@ def plot_summary(summary: Any) -> Plot:
         compatible = sorted((s for s in summary.students if s.role == "compatible"), key=lambda s: s.macs.query)
         for cell, suffix in (("heterogeneous", ""), ("homogeneous", "/homogeneous")):
             family = [s for s in compatible if s.name not in summary.mismatched]
-            points = [(s.macs.query, summary.by_seed(s.name + suffix, metric)) for s in family]
+            points = [(float(s.macs.query), summary.by_seed(s.name + suffix, metric)) for s in family]
             _line(axes, points, COLOURS[cell], MARKERS[cell], f"{cell}, trained to be compatible")
             others = [s for s in compatible if s.name in summary.mismatched]
             for student in others:
-                point = (student.macs.query, summary.by_seed(student.name + suffix, metric))
+                point = (float(student.macs.query), summary.by_seed(student.name + suffix, metric))
                 _line(axes, [point], COLOURS[cell], "v", f"{cell}, mismatched" if student is others[0] else None)
         controls = [s for s in summary.students if s.role == "control"]
         beside = Counter[int]()
@@ -100,7 +100,7 @@ def plot_summary(summary: Any) -> Plot:
             point = (shown, summary.by_seed(f"{student.name}/homogeneous", metric))
             _line(axes, [point], CONTROL_COLOUR, marker, f"{plain(student.name, 24)}, homogeneous")
         if summary.rival is not None:
-            point = (summary.rival.macs.query, summary.by_seed(summary.rival.series, metric))
+            point = (float(summary.rival.macs.query), summary.by_seed(summary.rival.series, metric))
             _line(axes, [point], COLOURS["paragon"], MARKERS["paragon"], plain(summary.rival.series, 40))
         axes.set_title(f"{name}; dashed: paragon", **TITLE)
     if compatible:
