@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hetero.config import RunConfig, load_config
+from hetero.errors import nearest
 
 COUNTS = (1, 2, 4, 8)
 THREADS = 1
@@ -76,7 +77,10 @@ def _mean(scores: list[tuple[float, float]]) -> str:
 
 def _of(config: RunConfig, student: str, names: list[str], epochs: int) -> RunConfig:
     """The config with one of its students alone, as often as there are names."""
-    chosen = next(one for one in config.students if one.name == student)
+    known = {one.name: one for one in config.students}
+    if student not in known:
+        raise SystemExit(f"there is no student {student!r}; expected {nearest(student, known)}")
+    chosen = known[student]
     students = tuple(chosen.model_copy(update={"name": name}) for name in names)
     training = config.student_training
     assert training is not None
