@@ -57,7 +57,7 @@ def _result(name: str, ratio: float, against: str, goal: float) -> dict[str, obj
 
 
 def _ratio(ours: Loss, other: Loss) -> float:
-    """Median over rounds that time both in turn, each the best of three repeated calls."""
+    """Median over rounds that time both in turn, each the mean of as many calls as take about 20 ms."""
     assert torch.allclose(ours(QUERY), other(QUERY), rtol=1e-3), "not the same formula"
     repeats = max(1, int(0.02 / _seconds(ours, 3)))
     pairs = [(_seconds(ours, repeats), _seconds(other, repeats)) for _ in range(ROUNDS)]

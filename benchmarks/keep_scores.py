@@ -1,7 +1,7 @@
 """``python -m benchmarks.keep_scores RUN FOLDER``: what ``hetero summary`` needs of a scored run, for the repository.
 
-Left out are the report's pictures, curves and histograms, the folder of the data, the scores of students whose gallery
-is searched (reverse), and the digits of mAP@R beyond float16.
+Left out are the report's pictures, curves and histograms, the folders of data and models, the scores of students whose
+gallery is searched (reverse), and the digits of mAP@R beyond float16.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import json
 import sys
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
 from hetero import atomic
 from hetero.report.build import load_report
 from hetero.workflows.scores import SCORES
+from hetero.workflows.summary import without_folders
 
 DROPPED = ("curves", "examples", "histograms")
 
@@ -25,9 +26,7 @@ def main(run: Path, folder: Path) -> None:
     load_report(run)  # whole and valid
     content = json.loads((run / "report.json").read_text(encoding="utf-8"))
     content |= {key: [] for key in DROPPED}
-    data = content["run"]["config"]["data"]
-    if "path" in data:
-        data["path"] = PurePath(data["path"]).name
+    content["run"]["config"] = without_folders(content["run"]["config"])
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_json(folder / "report.json", content)
     with np.load(run / SCORES, allow_pickle=False) as stored:

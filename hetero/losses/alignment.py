@@ -6,6 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from hetero.losses.unit import SHORTEST
+
 
 def alignment_loss(query: Float[Tensor, "b d"], gallery: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     """``1 − cos(φ_q(x), φ_g(x))``, mean over the batch, 0..2; half the squared distance of the unit vectors.
@@ -14,7 +16,7 @@ def alignment_loss(query: Float[Tensor, "b d"], gallery: Float[Tensor, "b d"]) -
 
     Source: Budnik and Avrithis, Asymmetric metric learning for knowledge transfer, CVPR 2021, eq. 5 (regression).
     """
-    return (1 - cosine_similarity(query, gallery.detach())).mean()
+    return (1 - cosine_similarity(query, gallery.detach(), eps=SHORTEST)).mean()
 
 
 def l2_alignment_loss(query: Float[Tensor, "b d"], gallery: Float[Tensor, "b d"]) -> Float[Tensor, ""]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity
+
+from hetero.losses.unit import SHORTEST, unit
 
 
 def boundary_loss(
@@ -24,7 +26,7 @@ def boundary_loss(
 
     Source: Meng et al., Learning compatible embeddings, ICCV 2021, boundary loss, in cosines.
     """
-    return (boundaries[labels] - cosine_similarity(query, centres.detach()[labels])).relu().mean()
+    return (boundaries[labels] - cosine_similarity(query, centres.detach()[labels], eps=SHORTEST)).relu().mean()
 
 
 def centre_alignment_loss(
@@ -34,7 +36,7 @@ def centre_alignment_loss(
 
     Source: Meng et al., Learning compatible embeddings, ICCV 2021, alignment loss without a transformation.
     """
-    difference = normalize(prototypes[known]) - normalize(centres.detach()[known])
+    difference = unit(prototypes[known]) - unit(centres.detach()[known])
     return 0.5 * difference.square().sum(1).mean()
 
 
@@ -48,11 +50,11 @@ def class_centres(
 
     Source: Meng et al., Learning compatible embeddings, ICCV 2021, class centres and their boundaries.
     """
-    unit = normalize(gallery)
-    sums = unit.new_zeros(num_classes, unit.shape[1]).index_add_(0, labels, unit)
-    centres = normalize(sums)
-    cosines = (unit * centres[labels]).sum(1)
-    boundaries = torch.full((num_classes,), 2.0, dtype=unit.dtype, device=unit.device)
+    rows = unit(gallery)
+    sums = rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, labels, rows)
+    centres = unit(sums)
+    cosines = (rows * centres[labels]).sum(1)
+    boundaries = torch.full((num_classes,), 2.0, dtype=rows.dtype, device=rows.device)
     boundaries = boundaries.scatter_reduce_(0, labels, cosines, "amin")
     known = torch.bincount(labels, minlength=num_classes) > 0
     return centres, torch.where(known, boundaries, -1.0), known

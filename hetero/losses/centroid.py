@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+
+from hetero.losses.unit import unit
 
 
 def centroid_loss(
@@ -25,7 +26,7 @@ def centroid_loss(
     Source: hetero's own; the bias of the bias-variance split of the squared distance that
     :func:`hetero.losses.alignment.alignment_loss` is half of.
     """
-    error = normalize(query) - normalize(gallery.detach())
+    error = unit(query) - unit(gallery.detach())
     _, row, count = torch.unique(groups, return_inverse=True, return_counts=True)
     sums = error.new_zeros(len(count), error.shape[1]).index_add(0, row, error)
     return 0.5 * (sums / count[:, None]).square().sum(1).mean()

@@ -38,6 +38,13 @@ class InfluenceConfig(SoftmaxConfig):
     normalised: bool = True
     missing: Literal["skip", "centre"] = "skip"
 
+    @model_validator(mode="after")
+    def _of_use(self) -> InfluenceConfig:
+        given = SoftmaxConfig()
+        if not self.normalised and (self.scale, self.margin) != (given.scale, given.margin):
+            raise ValueError("normalised: false takes inner products as they are: remove scale and margin")
+        return self
+
 
 class AlignmentConfig(_Term):
     """Direct alignment, see ``hetero/losses/alignment.py``: ``cosine`` of the two embeddings, or ``l2`` as they are."""
@@ -67,6 +74,12 @@ class TripletConfig(_Term):
 class _Neighbours(_Term):
     candidates: Candidates = "bank"
     bank: int = Field(default=4096, ge=2)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> _Neighbours:
+        if self.candidates == "batch" and self.bank != type(self).model_fields["bank"].default:
+            raise ValueError("candidates: batch looks among the batch alone: remove bank, or choose candidates: bank")
+        return self
 
 
 class ContextualConfig(_Neighbours):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import kl_div, normalize
+from torch.nn.functional import kl_div
+
+from hetero.losses.unit import unit
 
 Nearest = tuple[Float[Tensor, "b k"], Int[Tensor, "b k"]]
 """What :func:`nearest_candidates` returns."""
@@ -29,7 +31,7 @@ def query_cosines(
 
 def candidate_cosines(embedding: Float[Tensor, "b d"], candidates: Float[Tensor, "n d"]) -> Float[Tensor, "b n"]:
     """Cosine of each embedding to each candidate; gradients flow to the embeddings alone."""
-    return normalize(embedding) @ normalize(candidates.detach()).T
+    return unit(embedding) @ unit(candidates.detach()).T
 
 
 def contextual_loss(

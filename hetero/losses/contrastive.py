@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+
+from hetero.losses.unit import unit
 
 
 def contrastive_loss(
@@ -19,7 +20,7 @@ def contrastive_loss(
     Source: Budnik and Avrithis, Asymmetric metric learning for knowledge transfer, CVPR 2021, contrastive loss;
     Hadsell et al., Dimensionality reduction by learning an invariant mapping, CVPR 2006.
     """
-    cosines = normalize(query) @ normalize(gallery.detach()).T
+    cosines = unit(query) @ unit(gallery.detach()).T
     same = (labels[:, None] == labels[None, :]).to(cosines.dtype)
     excess = (cosines - margin).relu() * (1 - same)
     exceeding = excess.detach().count_nonzero().clamp(min=1)

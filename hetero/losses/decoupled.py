@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from hetero.losses.contextual import Nearest, nearest_candidates, query_cosines
+from hetero.losses.unit import SHORTEST
 
 _SOFTENING = 0.1  # of the published implementation: keeps near-ties from dominating a relative error
 
@@ -36,8 +37,10 @@ def decoupled_loss(
     :func:`hetero.losses.contextual.contextual_loss`.
 
     Source: Xie et al., D3still: Decoupled differential distillation for asymmetric image retrieval, CVPR 2024; the
-    feature part there is the Euclidean norm of the batch's differences, here their mean, and the nearest neighbour,
-    there the picture itself, is left out: here it is among the candidates only where those are the batch.
+    feature part of its published code is the Euclidean norm of all the batch's differences over the batch's size, which
+    shrinks with the root of that size, and here the mean of 1 − cos, which does not: its weights are not the paper's.
+    The nearest neighbour, there the picture itself, is left out: here it is among the candidates only where those are
+    the batch.
     """
     known, rows = nearest or nearest_candidates(gallery, candidates, neighbours=neighbours)
     seen = query_cosines(query, candidates, rows)
@@ -49,7 +52,7 @@ def decoupled_loss(
         weights = torch.stack((scale * (agreement < 0), scale * (agreement > 0)), 1).flatten(2)
     squares = (found - wanted).square().flatten(1)
     wrong, right = _root(torch.bmm(weights, squares[:, :, None])[:, :, 0]).mean(0)
-    own = (1 - cosine_similarity(query, gallery.detach())).mean()
+    own = (1 - cosine_similarity(query, gallery.detach(), eps=SHORTEST)).mean()
     return feature * own + (inconsistent * wrong + consistent * right) / known.shape[1]
 
 

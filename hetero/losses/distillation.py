@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import kl_div, normalize
+from torch.nn.functional import kl_div
+
+from hetero.losses.unit import unit
 
 
 def logit_distillation_loss(
@@ -24,6 +26,6 @@ def logit_distillation_loss(
 
     Source: Hinton et al., Distilling the knowledge in a neural network, 2015.
     """
-    known = scale / temperature * normalize(gallery.detach()) @ normalize(gallery_prototypes.detach()).T
-    seen = scale / temperature * normalize(query) @ normalize(prototypes).T
+    known = scale / temperature * unit(gallery.detach()) @ unit(gallery_prototypes.detach()).T
+    seen = scale / temperature * unit(query) @ unit(prototypes).T
     return temperature**2 * kl_div(seen.log_softmax(1), known.softmax(1), reduction="batchmean")

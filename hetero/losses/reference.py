@@ -8,10 +8,10 @@ from threading import Lock
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from hetero.losses.centre import class_centres
 from hetero.losses.contextual import Nearest, nearest_candidates
+from hetero.losses.unit import unit
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,26 @@ def make_reference(
     num_classes: int,
     classifier: Float[Tensor, "c d"] | None = None,
     known: Bool[Tensor, " c"] | None = None,
+    centres: bool = True,
+    bank_size: int | None = None,
     seed: int = 0,
 ) -> GalleryReference:
     """From the gallery embeddings of the training pictures as they are, without augmentation.
 
     Args:
         embedding, labels: of the training pictures, None where no loss needs more than the classifier.
+        centres: whether a loss needs them. bank_size: rows of the bank at most, 0 for none; None: all there are.
         seed: of the bank's order, so that its first n rows are n random pictures.
     """
     if embedding is None or labels is None:
         return GalleryReference(classifier=classifier, known=known)
-    centres, boundaries, _ = class_centres(embedding, labels, num_classes=num_classes)
-    order = torch.randperm(len(embedding), generator=torch.Generator().manual_seed(seed)).to(embedding.device)
-    return GalleryReference(classifier, known, centres, boundaries, normalize(embedding)[order])
+    means, boundaries, bank = None, None, None
+    if centres:
+        means, boundaries, _ = class_centres(embedding, labels, num_classes=num_classes)
+    if bank_size != 0:
+        order = torch.randperm(len(embedding), generator=torch.Generator().manual_seed(seed))[:bank_size]
+        bank = unit(embedding[order.to(embedding.device)])
+    return GalleryReference(classifier, known, means, boundaries, bank)
 
 
 def match_classifier(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize, smooth_l1_loss
+from torch.nn.functional import smooth_l1_loss
+
+from hetero.losses.unit import unit
 
 _EPSILON = 1e-12  # under a root, whose derivative at 0 is not finite
 _COINCIDENT = 1e-6  # squared distance below which rounding, in float32, decides a direction
@@ -31,7 +33,7 @@ def relational_loss(
 
     Source: Park et al., Relational knowledge distillation, CVPR 2019, eq. 6 to 10.
     """
-    seen, known = normalize(query), normalize(gallery.detach())
+    seen, known = unit(query), unit(gallery.detach())
     groups = -(-len(seen) // group) if group is not None else 1
     parts = zip(seen.tensor_split(groups), known.tensor_split(groups), strict=True)
     return torch.stack([_within(one, other, distance, angle) for one, other in parts]).mean()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
+
+from hetero.losses.unit import unit
 
 
 def margin_softmax_loss(
@@ -25,7 +27,7 @@ def margin_softmax_loss(
 
     Source: Wang et al., CosFace, CVPR 2018, eq. 4; with ``margin`` 0, Wang et al., NormFace, MM 2017.
     """
-    cosines = normalize(embedding) @ normalize(prototypes).T
+    cosines = unit(embedding) @ unit(prototypes).T
     rows = torch.arange(len(labels), device=labels.device)
     penalty = torch.zeros_like(cosines)
     penalty[rows, labels] = margin

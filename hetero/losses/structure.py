@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import kl_div, normalize
+from torch.nn.functional import kl_div
+
+from hetero.losses.unit import unit
 
 _ROUNDS = 20  # of k-means; the assignment hardly changes after ten
 
@@ -30,8 +32,8 @@ def structure_loss(
     Source: Wu et al., Structure similarity preservation learning for asymmetric image retrieval, IEEE TMM 2023.
     """
     count = anchors.shape[1]
-    known = _to_anchors(normalize(gallery.detach()), anchors.detach()) / gallery_temperature
-    seen = _to_anchors(normalize(query), anchors.detach()) / query_temperature
+    known = _to_anchors(unit(gallery.detach()), anchors.detach()) / gallery_temperature
+    seen = _to_anchors(unit(query), anchors.detach()) / query_temperature
     return kl_div(seen.log_softmax(2).reshape(-1, count), known.softmax(2).reshape(-1, count), reduction="batchmean")
 
 
@@ -52,13 +54,13 @@ def product_anchors(gallery: Float[Tensor, "n d"], *, parts: int, anchors: int, 
     if gallery.shape[1] % parts:
         raise ValueError(f"{gallery.shape[1]} dimensions cannot be cut into {parts} equal parts")
     generator = torch.Generator().manual_seed(seed)
-    unit = normalize(gallery)
-    return torch.stack([_k_means(part, min(anchors, len(unit)), generator) for part in unit.chunk(parts, dim=1)])
+    rows = unit(gallery)
+    return torch.stack([_k_means(part, min(anchors, len(rows)), generator) for part in rows.chunk(parts, dim=1)])
 
 
-def _to_anchors(unit: Float[Tensor, "b d"], anchors: Float[Tensor, "m k e"]) -> Float[Tensor, "m b k"]:
+def _to_anchors(rows: Float[Tensor, "b d"], anchors: Float[Tensor, "m k e"]) -> Float[Tensor, "m b k"]:
     parts, _, size = anchors.shape
-    return torch.bmm(unit.reshape(len(unit), parts, size).transpose(0, 1), anchors.transpose(1, 2))
+    return torch.bmm(rows.reshape(len(rows), parts, size).transpose(0, 1), anchors.transpose(1, 2))
 
 
 def _k_means(points: Float[Tensor, "n e"], count: int, generator: torch.Generator) -> Float[Tensor, "k e"]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+
+from hetero.losses.unit import unit
 
 
 def triplet_loss(
@@ -19,7 +20,7 @@ def triplet_loss(
     Source: Budnik and Avrithis, Asymmetric metric learning for knowledge transfer, CVPR 2021, triplet loss; averaged as
     in Hermans et al., In defense of the triplet loss, 2017 (non-zero mean).
     """
-    cosines = normalize(query) @ normalize(gallery.detach()).T
+    cosines = unit(query) @ unit(gallery.detach()).T
     same = labels[:, None] == labels[None, :]
     anchor, positive = torch.nonzero(same, as_tuple=True)
     others = cosines.masked_fill(same, -torch.inf)  # what is no negative can never exceed

@@ -56,16 +56,17 @@ def summary_markdown(summary: Any) -> str:
             lines.append(_row(summary, shown, student.macs.query, student.macs.ratio, (mapped, series[1])))
     lines += [
         "",
-        "| First − second | Metric | Difference [95 % over these queries] | Seeds | Ordering |",
-        "|---|---|---|---|---|",
+        "| First − second | Metric | Difference [95 % over these queries] | Over trainings, 95 % | Seeds | Ordering |",
+        "|---|---|---|---|---|---|",
     ]
     for one in summary.comparisons:
         value, low, high = one.difference
         verdict = ("above" if value > 0 else "below") if one.claimed else "not claimed"
         shown = ", ".join(f"{seed:+.4f}" for seed in one.by_seed)
+        trained = f"{one.over_trainings.low:+.4f} to {one.over_trainings.high:+.4f}" if one.over_trainings else ""
         lines.append(
             f"| {one.first} − {one.second} | {METRICS[one.metric]} | {value:+.4f} [{low:+.4f}, {high:+.4f}] "
-            f"| {shown} | {verdict} |"
+            f"| {trained} | {shown} | {verdict} |"
         )
     if summary.turned:
         lines += ["", *_turned_table(summary)]
@@ -152,9 +153,15 @@ def _turned_table(summary: Any) -> list[str]:
             where = "within" if one.within(metric) else "**outside**"
             cells += [f"{one.score[metric]:.5f}", f"{low:.5f} to {high:.5f}, {where}"]
         lines.append(f"| {one.student} | {one.seed} | {' | '.join(cells)} |")
-    rotations = sorted({one.band.rotations for one in summary.turned})
-    count = " or ".join(map(str, rotations))
-    return [*lines, "", f"The central 95 % of {count} random rotations: by chance alone, one score in 20 is outside."]
+    count = " or ".join(map(str, sorted({one.band.rotations for one in summary.turned})))
+    total = len(summary.turned)
+    outside = (f"{sum(not t.within(key) for t in summary.turned)} in {METRICS[key]}" for key in RULE_METRICS)
+    return [
+        *lines,
+        "",
+        f"The central 95 % of {count} random rotations. Outside: {' and '.join(outside)}, of {total}; of controls that "
+        f"have nothing to do with each other, {total / 20:g} would be by chance.",
+    ]
 
 
 def _spread(summary: Any, series: str, metric: str) -> str:

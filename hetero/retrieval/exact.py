@@ -19,6 +19,7 @@ from hetero.retrieval.vectors import check_vectors, on_grid
 
 SLACK = 16  # candidates beyond k; more near-duplicates than this at rank k cost a second, slower search
 _GROUP = 64  # scores reduced to one maximum: enough that few maxima are left, few enough to look through a hit
+_RERANK_BYTES = 2**27  # of candidates' vectors in float64, at a time
 _EXHAUSTIVE_ROWS = 256  # queries at a time in exact arithmetic: 256 × 8192 float64 = 16 MiB
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
@@ -268,6 +269,12 @@ def rerank(
         Similarities ``float64 [b, k]`` and rows ``int64 [b, k]``. A query whose bound does not rule out a
         better vector outside is searched again over the whole gallery.
     """
+    rows = max(1, _RERANK_BYTES // (8 * candidates.shape[1] * queries.shape[1]))
+    if len(queries) > rows:
+        cuts = range(rows, len(queries), rows)
+        parts = zip(*(np.split(one, cuts) for one in (queries, excluded, bound, candidates)), strict=True)
+        found = [rerank(q, vectors, k, e, b, c) for q, e, b, c in parts]
+        return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
     exact_queries = on_grid(queries)
     absent = candidates < 0
     found = on_grid(vectors[np.where(absent, 0, candidates)])

@@ -75,21 +75,18 @@ def rotation_band(
     for row, rows in zip(exclude, removed, strict=True):
         row[: len(rows)] = rows
     right_labels = protocol.query_labels[protocol.scorable]
-    depths = np.minimum(matches.max(), protocol.num_candidates[protocol.scorable])
     turns = [random_rotation(queries.shape[1], generator).astype(np.float32) for _ in range(rotations)]
 
     def scores(turn: np.ndarray) -> tuple[float, float]:
         turned = queries @ turn
         turned /= np.linalg.norm(turned, axis=1, keepdims=True)
         first, precision = np.empty(len(turned)), np.empty(len(turned))
-        for depth in np.unique(depths):  # of queries with few candidates, all of them
-            some = depths == depth
+        for depth in np.unique(matches):
+            some = matches == depth
             _, rows = search_numpy(turned[some], gallery, int(depth), exclude=exclude[some])
             right = protocol.gallery_labels[rows] == right_labels[some][:, None]
-            ranks = np.arange(1, depth + 1)
-            within = right & (ranks <= matches[some][:, None])
             first[some] = right[:, 0]
-            precision[some] = (np.cumsum(within, axis=1) / ranks * within).sum(1) / matches[some]
+            precision[some] = (np.cumsum(right, axis=1) / np.arange(1, depth + 1) * right).mean(1)
         return float(first.mean()), float(precision.mean())
 
     with ThreadPoolExecutor(threads) as pool:

@@ -108,9 +108,7 @@ def count_pairs(
     Raises:
         RetrievalError: vectors that do not fit the protocol or are not finite and normalised.
     """
-    numbers = np.arange(len(protocol.query_ids))
-    if max_queries is not None and max_queries < len(numbers):
-        numbers = np.sort(np.random.default_rng(seed).choice(numbers, max_queries, replace=False))
+    numbers = _drawn(protocol, max_queries, seed)
     total, genuine = histogram(np.empty(0)), histogram(np.empty(0))
     for block, similarities in similarity_blocks(queries, gallery, protocol, numbers):
         total += histogram(similarities)
@@ -119,13 +117,26 @@ def count_pairs(
     return PairCounts(total - genuine, genuine, len(numbers))
 
 
-def require_enough_pairs(protocol: Protocol, fars: tuple[float, ...]) -> None:
+def _drawn(protocol: Protocol, max_queries: int | None, seed: int) -> np.ndarray:
+    numbers = np.arange(len(protocol.query_ids))
+    if max_queries is None or max_queries >= len(numbers):
+        return numbers
+    return np.sort(np.random.default_rng(seed).choice(numbers, max_queries, replace=False))
+
+
+def require_enough_pairs(
+    protocol: Protocol, fars: tuple[float, ...], *, max_queries: int | None = None, seed: int = 0
+) -> None:
     """Refuse, before anything is embedded, a FAR that the protocol has too few impostor pairs for.
+
+    Args:
+        max_queries, seed: as :func:`calibrate` will be given.
 
     Raises:
         RetrievalError: as :func:`threshold_at`.
     """
-    pairs = int((protocol.num_candidates - protocol.num_matches).sum())
+    numbers = _drawn(protocol, max_queries, seed)
+    pairs = int((protocol.num_candidates - protocol.num_matches)[numbers].sum())
     for far in fars:
         require_pairs(pairs, far)
 

@@ -26,8 +26,7 @@ from hetero.training.trainee import Trainee
 from hetero.training.views import prepare
 
 _LOWER = (
-    "lower the learning rate or raise warmup_steps and start in another directory with --out; the state after step {} "
-    "is kept here"
+    "lower the learning rate and start in another directory with --out; the state after step {} is kept here"
 )
 
 

@@ -76,8 +76,10 @@ class DiskStore:
                 return None
             self._rows = np.memmap(self._data, np.float32, "r+").reshape(self._views, -1)
         row = np.array(self._rows[view])
-        width = int(row[0]) if len(row) else 0
-        if int(self._marks[view]) != _KNOWN | zlib.crc32(row.tobytes()) or width < 1 or (len(row) - 1) % width:
+        if int(self._marks[view]) != _KNOWN | zlib.crc32(row.tobytes()):
+            return None
+        width = int(row[0])
+        if width < 1 or (len(row) - 1) % width:
             return None
         return torch.from_numpy(row[1:].reshape(-1, width))
 

@@ -54,4 +54,13 @@ def gallery_reference(
                 for start in range(0, len(indices), _BLOCK)
             ]
         )
-    return make_reference(embedding, labels, num_classes=len(classes), classifier=classifier, known=known, seed=seed)
+    return make_reference(
+        embedding,
+        labels,
+        num_classes=len(classes),
+        classifier=classifier,
+        known=known,
+        centres=any(loss.needs_centres for loss in losses),
+        bank_size=max((loss.bank_size for loss in losses), default=0),
+        seed=seed,
+    )

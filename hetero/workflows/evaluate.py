@@ -138,7 +138,8 @@ def evaluate_run(
         )
 
     test, train = (_searched(dataset, name) for name in (split, "train"))
-    require_enough_pairs(train.protocol, config.evaluation.false_accept_rates)
+    calibration: Any = {"max_queries": MAX_CALIBRATION_QUERIES, "seed": config.seed}
+    require_enough_pairs(train.protocol, config.evaluation.false_accept_rates, **calibration)
     sides = {"test": test, "train": train}
     say(f"embedding {dataset.name} with the gallery model")
     by_gallery = {key: embedded(gallery, side.indices) for key, side in sides.items()}
@@ -173,8 +174,7 @@ def evaluate_run(
                 _pairs(own["train"], by_gallery["train"], train.protocol),
                 _pairs(own["test"], by_gallery["test"], test.protocol),
                 config.evaluation.false_accept_rates,
-                max_queries=MAX_CALIBRATION_QUERIES,
-                seed=config.seed,
+                **calibration,
             )
         if split == config.evaluation.split and not overrides and not embedders:
             _record(run, name, model, scored[name], thresholds.get(name, ()), f"{dataset.name}/{split}")
@@ -333,7 +333,7 @@ def _describe(dataset: Dataset, split: str, test: Searched, config: RunConfig) -
         preset=config.evaluation.preset if split == config.evaluation.split else None,
         images=len(test.indices),
         classes=len(np.unique(dataset.labels[test.indices])),
-        queries=len(test.protocol.query_ids),
+        queries=len(test.protocol.scorable),
         protocol=protocol,
         train_images=len(train),
         train_classes=len(np.unique(dataset.labels[train])),

@@ -1,7 +1,7 @@
 """Several runs of one experiment as one table: means over seeds, spread, and which orderings hold.
 
-An ordering is claimed only where the interval of the paired difference, over the queries and averaged over the seeds,
-lies on one side of 0 *and* every single seed is on that side.
+An ordering is claimed only where two intervals of the paired difference lie on one side of 0: the bootstrap's over the
+queries, of the mean over the seeds, which knows nothing of other trainings, and Student's over the trainings.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from hetero.report.fleet import Band
 from hetero.report.schema import METRICS as METRIC_NAMES
 from hetero.report.schema import Cost, Report, Student
 from hetero.retrieval.bootstrap import Interval, paired_difference
+from hetero.retrieval.trainings import over_trainings
 from hetero.workflows.scores import METRICS, PARAGON, SCORES, load_scores
 
 Scores = dict[str, dict[str, np.ndarray]]
+_PATHS = ("path", "cache", "checkpoint")
 _ROUNDING = 1e-3  # of scores kept in float16
 
 
@@ -45,12 +47,19 @@ class Comparison:
     trainings: int
 
     @property
+    def over_trainings(self) -> Interval | None:
+        """The mean over seeds with its 95 % interval over trainings; None of a single training."""
+        return over_trainings(self.by_seed) if self.trainings > 1 else None
+
+    @property
     def claimed(self) -> bool:
-        """Whether there is an ordering that interval and all seeds agree on; never of a single training."""
-        low, high = self.difference.low, self.difference.high
-        if self.trainings < 2:
+        """Whether there is an ordering that both intervals and all seeds agree on; never of a single training."""
+        if self.over_trainings is None:
             return False
-        return (low > 0 and min(self.by_seed) > 0) or (high < 0 and max(self.by_seed) < 0)
+        found = (self.difference, self.over_trainings)
+        above = min(*(one.low for one in found), *self.by_seed) > 0
+        below = max(*(one.high for one in found), *self.by_seed) < 0
+        return above or below
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict."""
@@ -61,6 +70,7 @@ class Comparison:
             **self.difference.to_json(),
             "by_seed": list(self.by_seed),
             "trainings": self.trainings,
+            "over_trainings": None if self.over_trainings is None else self.over_trainings.to_json(),
             "claimed": self.claimed,
         }
 
@@ -187,7 +197,7 @@ def summarise(
         BundleError, CheckpointError: files that are missing or damaged.
     """
     report, students, scores, turned, spaces, mismatched = _gathered(runs)
-    rival, trainings = None, {}
+    rival, trainings = None, dict[str, int]()
     if versus:
         other, _, others, _, theirs, _ = _gathered(versus)
         rival = Rival(other.run.name, Cost.of(report.macs.gallery, other.macs.gallery))
@@ -210,15 +220,18 @@ def summarise(
     if rival is not None:
         pairs.append((PARAGON, rival.series))
     comparisons = tuple(
-        _compared(first, second, metric, scores, resamples, trainings.get(second))
-        for first, second in pairs
-        for metric in METRICS
+        _compared(first, second, metric, scores, resamples, trainings) for first, second in pairs for metric in METRICS
     )
     return Summary(report, tuple(students), scores, comparisons, tuple(turned), rival, mismatched)
 
 
 def _compared(
-    first: str, second: str, metric: str, scores: Mapping[int, Scores], resamples: int, trainings: int | None
+    first: str,
+    second: str,
+    metric: str,
+    scores: Mapping[int, Scores],
+    resamples: int,
+    trainings: Mapping[str, int],
 ) -> Comparison:
     for series in (first, second):
         known = sorted({name for own in scores.values() for name in own})
@@ -233,7 +246,8 @@ def _compared(
         )
     one, two = (np.stack([own[series][metric] for own in both]).astype(np.float64) for series in (first, second))
     difference = paired_difference(one.mean(0), two.mean(0), resamples=resamples)
-    return Comparison(first, second, metric, difference, tuple((one - two).mean(1).tolist()), trainings or len(both))
+    fewest = min(trainings.get(series, len(both)) for series in (first, second))
+    return Comparison(first, second, metric, difference, tuple((one - two).mean(1).tolist()), fewest)
 
 
 def _gathered(
@@ -318,15 +332,25 @@ def _data(report: Report) -> tuple[str, str, int, str]:
 def _settings(report: Report, student: Student) -> dict[str, Any]:
     """Everything of the config that a student's training depends on, but for its gallery model and seed.
 
-    The folder of the data does not count: another machine has another.
+    Folders do not count: another machine has others.
     """
     free = ("name", "seed", "evaluation", "device", "gallery", "students")
-    config: dict[str, Any] = dict(report.run.config)
+    config = without_folders(dict(report.run.config))
     shared = {key: value for key, value in config.items() if key not in free}
-    if "path" in shared["data"]:
-        shared["data"] = shared["data"] | {"path": PurePath(shared["data"]["path"]).name}
     own = [one for one in config["students"] if one["name"] == student.name]
     return shared | {"student": own}
+
+
+def without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """A config whose paths are names of files and folders, without where these lie."""
+    return {
+        key: PurePath(value).name
+        if key in _PATHS and isinstance(value, str)
+        else without_folders(value)
+        if isinstance(value, dict)
+        else value
+        for key, value in config.items()
+    }
 
 
 def _require_same(run: Path, other: Path, what: str, mine: Any, theirs: Any) -> None:

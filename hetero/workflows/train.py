@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from hetero.data.open import open_dataset
 from hetero.data.unlabelled import read_unlabelled
 from hetero.errors import MissingExtraError
 from hetero.logs import Progress
+from hetero.retrieval.compat import chance_level
 from hetero.retrieval.protocol import for_dataset
 from hetero.retrieval.verification import require_enough_pairs
+from hetero.workflows.evaluate import MAX_CALIBRATION_QUERIES
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,15 @@ def _require_searchable(config: RunConfig, dataset: Dataset) -> None:
 
     One class alone is refused elsewhere.
     """
+    if not any(student.role == "compatible" for student in config.students):
+        return
+    if not config.evaluation.exclude_groups:
+        dataset = replace(dataset, groups=None)
+    chance_level(for_dataset(dataset, dataset.split(config.evaluation.split)))
     train = dataset.split("train")
-    compatible = any(student.role == "compatible" for student in config.students)
-    if compatible:
-        dataset.split(config.evaluation.split)
-    if compatible and len(np.unique(dataset.labels[train])) > 1:
-        require_enough_pairs(for_dataset(dataset, train), config.evaluation.false_accept_rates)
+    if len(np.unique(dataset.labels[train])) > 1:
+        limits: Any = {"max_queries": MAX_CALIBRATION_QUERIES, "seed": config.seed}
+        require_enough_pairs(for_dataset(dataset, train), config.evaluation.false_accept_rates, **limits)
 
 
 def _require_batches(config: RunConfig, dataset: Dataset) -> None:

@@ -191,6 +191,8 @@ def test_a_term_without_gallery_embeddings_is_refused(name):
         ({"decoupled": {"feature": 0, "inconsistent": 0, "consistent": 0}}, "must weigh something"),
         ({"alignment": {"distance": "L1"}}, "cosine"),
         ({"aligment": {}}, "Extra inputs"),
+        ({"contextual": {"candidates": "batch", "bank": 77}}, "remove bank"),
+        ({"influence": {"normalised": False, "scale": 64}}, "remove scale and margin"),
     ],
 )
 def test_a_loss_section_that_makes_no_sense_is_refused(tree, message):

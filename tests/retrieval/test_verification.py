@@ -11,7 +11,7 @@ import pytest
 from hetero.errors import RetrievalError
 from hetero.retrieval.histogram import STEPS, PairCounts, threshold_at
 from hetero.retrieval.protocol import leave_one_out, query_gallery
-from hetero.retrieval.verification import Threshold, accept_rates, calibrate, count_pairs
+from hetero.retrieval.verification import Threshold, accept_rates, calibrate, count_pairs, require_enough_pairs
 
 
 def unit(rng, *shape):
@@ -140,6 +140,23 @@ def test_too_few_impostor_pairs_are_refused_with_both_numbers():
     exactly.impostor[0] = 0
     with pytest.raises(RetrievalError, match="got 99 pairs"):
         threshold_at(exactly, 0.1)
+
+
+def test_enough_pairs_are_as_many_as_the_calibration_will_draw():
+    query, gallery, labels = clustered(6)
+    protocol = leave_one_out(labels)
+    require_enough_pairs(protocol, (0.01,))
+    side = query, gallery, protocol
+    for drawn, enough in ((16, True), (15, False)):  # 66 impostor pairs a query, 1,000 wanted
+        for call in (
+            lambda drawn=drawn: require_enough_pairs(protocol, (0.01,), max_queries=drawn, seed=1),
+            lambda drawn=drawn: calibrate(side, side, (0.01,), max_queries=drawn, seed=1),
+        ):
+            if enough:
+                call()
+            else:
+                with pytest.raises(RetrievalError, match=f"got {66 * drawn} pairs"):
+                    call()
 
 
 @pytest.mark.parametrize("far", [0.0, 1.0, -0.1, float("nan")])

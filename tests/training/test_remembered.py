@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -79,15 +80,21 @@ def test_views_on_disk_give_the_same_students_and_outlive_the_process(pictures, 
 
 def test_a_damaged_view_is_embedded_again(pictures, gallery, tmp_path, monkeypatch):
     tree = with_students(pictures, gallery, student("a"), cache="disk", **VIEWS)
+    counts = []
     with pytest.raises(Killed):
         train(tree, tmp_path / "run", StopAt(2))
     [data] = (tmp_path / "run" / "cache").glob("*.f32")
     content = bytearray(data.read_bytes())
-    content[4 * 100] ^= 1
-    data.write_bytes(content)
-    embedded = counting(monkeypatch)
-    run = train(tree, tmp_path / "run")
-    assert len(embedded) >= 1
+    content[4 * 100] ^= 1  # in the first view, which is needed again only where it is shown a second time
+    whole = data.read_bytes()
+    for damaged in (whole, bytes(content)):
+        data.write_bytes(damaged)
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(tmp_path / "run", folder)
+        embedded = counting(monkeypatch)
+        run = train(tree, folder)
+        counts.append(len(embedded))
+    assert counts[1] == counts[0] + 1
     memory = train(with_students(pictures, gallery, student("a"), **VIEWS), tmp_path / "memory")
     assert weights(run.run) == weights(memory.run)
 
@@ -103,6 +110,13 @@ def test_a_disk_store_gives_back_what_was_put_and_nothing_else(tmp_path):
     assert torch.equal(again.get(0), second)
     assert again.get(1) is None
     assert DiskStore(tmp_path, "other", 3).get(0) is None
+    for header in (float("nan"), float("inf"), 0.0, -5.0, 3.0):  # in place of the width, with another view whole
+        rows = np.memmap(tmp_path / "views-key.f32", np.float32, "r+").reshape(3, -1)
+        rows[2, 0] = header
+        rows.flush()
+        damaged = DiskStore(tmp_path, "key", 3)
+        assert damaged.get(2) is None
+        assert torch.equal(damaged.get(0), second)
     (tmp_path / "views-key.f32").write_bytes(b"")
     assert DiskStore(tmp_path, "key", 3).get(0) is None
 
