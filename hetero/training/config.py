@@ -153,6 +153,12 @@ class StudentTrainConfig(TrainConfig):
     gallery_precision: Precision = "auto"
     unlabelled: UnlabelledConfig | None = None
 
+    @model_validator(mode="after")
+    def _something_to_keep(self) -> StudentTrainConfig:
+        if self.cache == "disk" and self.view_epochs is None:
+            raise ValueError("cache: disk keeps embeddings of views that come again: set view_epochs, or remove cache")
+        return self
+
 
 class FrozenConfig(Section):
     """The gallery model is finished first and stays as it is."""

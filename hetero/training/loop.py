@@ -25,9 +25,7 @@ from hetero.training.step import Terms, joint_step, train_step
 from hetero.training.trainee import Trainee
 from hetero.training.views import prepare
 
-_LOWER = (
-    "lower the learning rate and start in another directory with --out; the state after step {} is kept here"
-)
+_LOWER = "lower the learning rate and start in another directory with --out; the state after step {} is kept here"
 
 
 @dataclass(frozen=True)

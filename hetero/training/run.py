@@ -33,7 +33,9 @@ RUN_SCHEMA: Final = 2
 
 
 @contextmanager
-def run_directory(path: Path, config: RunConfig, *, data_sha256: str) -> Iterator[Path]:
+def run_directory(
+    path: Path, config: RunConfig, *, data_sha256: str, unlabelled_sha256: str | None = None
+) -> Iterator[Path]:
     """Make or reopen a run directory and hold its lock; a killed process leaves no lock behind.
 
     The evaluation section may change at any time, the students until their training has begun, and everything until
@@ -41,6 +43,7 @@ def run_directory(path: Path, config: RunConfig, *, data_sha256: str) -> Iterato
 
     Args:
         data_sha256: digest of the dataset, see :func:`hetero.data.dataset.digest`.
+        unlabelled_sha256: of the unlabelled pictures, which may come or change until the students' training has begun.
 
     Raises:
         CheckpointError: another version wrote it. ConfigError: it belongs to another config, or is a folder of
@@ -63,14 +66,10 @@ def run_directory(path: Path, config: RunConfig, *, data_sha256: str) -> Iterato
             begun = any((path / name).exists() for name in ("metrics.jsonl", "state", "gallery", "students"))
             if begun:
                 _require_same_run(old, config, path)
-            if begun and old.data_sha256 != data_sha256:
-                raise DataError(
-                    f"the data of {path} has changed since the run began",
-                    got=f"digest {data_sha256[:16]}…",
-                    expected=f"{old.data_sha256[:16]}…",
-                    fix="restore the data to resume, or name another directory with --out",
-                )
-        record = _record(config, data_sha256)
+                _require_same_data(path, "data", data_sha256, old.data_sha256)
+            if _students_have_begun(path):
+                _require_same_data(path, "unlabelled pictures", unlabelled_sha256, old.unlabelled_sha256)
+        record = _record(config, data_sha256, unlabelled_sha256)
         atomic.write_json(path / "run.json", record.model_dump(mode="json"))
         yield path
     finally:
@@ -99,6 +98,7 @@ class RunRecord(BaseModel):
     config_sha256: str
     config: RunConfig
     data_sha256: str
+    unlabelled_sha256: str | None = None
     versions: dict[str, str]
     threads: int
 
@@ -125,11 +125,12 @@ def run_config(path: Path) -> RunConfig:
     return read_run(path).config
 
 
-def _record(config: RunConfig, data_sha256: str) -> RunRecord:
+def _record(config: RunConfig, data_sha256: str, unlabelled_sha256: str | None) -> RunRecord:
     return RunRecord(
         config_sha256=config.digest(),
         config=config,
         data_sha256=data_sha256,
+        unlabelled_sha256=unlabelled_sha256,
         versions={
             "hetero": hetero.__version__,
             "torch": str(torch.__version__),
@@ -139,10 +140,25 @@ def _record(config: RunConfig, data_sha256: str) -> RunRecord:
     )
 
 
+def _students_have_begun(path: Path) -> bool:
+    begun = [path / "students", *(path / "state" / phase for phase in ("students", "together", "tuning"))]
+    return any(folder.exists() for folder in begun)
+
+
+def _require_same_data(path: Path, what: str, found: str | None, expected: str | None) -> None:
+    if found != expected:
+        got, wanted = (f"digest {one[:16]}…" if one else "none" for one in (found, expected))
+        raise DataError(
+            f"the {what} of {path} changed since the run began",
+            got=got,
+            expected=wanted,
+            fix=f"restore the {what} to resume, or name another directory with --out",
+        )
+
+
 def _require_same_run(record: RunRecord, config: RunConfig, path: Path) -> None:
     free = {"evaluation", "device"}
-    begun = [path / "students", *(path / "state" / phase for phase in ("students", "together", "tuning"))]
-    if not any(folder.exists() for folder in begun):
+    if not _students_have_begun(path):
         free |= {"students", "student_training"}
     old, new = (_flat(c.model_dump(mode="json", exclude=free)) for c in (record.config, config))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))

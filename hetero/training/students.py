@@ -70,7 +70,7 @@ def train_students(
     views = _views(train, loader)
     store = None
     if views is not None and train.cache == "disk":
-        store = DiskStore(run / "cache", _views_key(config, gallery, dataset), views)
+        store = DiskStore(run / "cache", _views_key(config, gallery, dataset, device), views)
     phase = Phase(
         name=STUDENT_PHASE,
         trainees=trainees,
@@ -202,16 +202,17 @@ def _embedder(train: StudentTrainConfig, gallery: LoadedModel, device: torch.dev
     return embed
 
 
-def _views_key(config: RunConfig, gallery: LoadedModel, dataset: Dataset) -> str:
+def _views_key(config: RunConfig, gallery: LoadedModel, dataset: Dataset, device: torch.device) -> str:
     """What the embeddings of the views depend on."""
     train = config.student_training
     assert train is not None  # noqa: S101
-    keys = {"batch_size", "sampler", "augment", "stranger_views", "view_epochs", "unlabelled", "gallery_precision"}
+    keys = {"batch_size", "sampler", "augment", "stranger_views", "view_epochs", "unlabelled"}
     depends = [
         gallery.card.weights_sha256,
         digest(dataset),
         config.preprocess.fingerprint(),
         train.model_dump(mode="json", include=keys),
+        (device.type, str(autocast_dtype(device, train.gallery_precision))),
         config.seed,
         __version__,
         digest(read_unlabelled(train.unlabelled.path)) if train.unlabelled is not None else None,
@@ -220,12 +221,15 @@ def _views_key(config: RunConfig, gallery: LoadedModel, dataset: Dataset) -> str
 
 
 def _require_shared_classes(config: RunConfig, gallery: LoadedModel, classes: tuple[str, ...]) -> None:
-    """A classifier of wholly other classes judges nobody; where some are missing, ``influence.missing`` decides."""
+    """A classifier of other classes judges nobody; where some are missing, ``influence.missing`` decides."""
     asking = [student.name for student in config.students if student.loss.needs_classifier]
-    if asking and not set(classes) & set(gallery.card.classes):
+    shared = set(classes) & set(gallery.card.classes)
+    if asking and len(shared) < 2:  # among one class, every picture is right
         raise ConfigError(
             "the gallery model was trained on other classes than this dataset's train split",
-            got=f"students {', '.join(asking)} with its classifier in their loss",
+            got=f"{len(shared)} of {len(classes)} classes in common, and students {', '.join(asking)} "
+            "with its classifier in their loss",
+            expected="at least 2 in common",
             fix="use influence with prototypes: centres, or terms without the classifier, such as alignment",
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,8 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     dataset = open_dataset(config.data)
     _require_searchable(config, dataset)
     _require_batches(config, dataset)
-    with run_directory(out, config, data_sha256=_digest(config, dataset)) as run:
+    digests = {"data_sha256": digest(dataset), "unlabelled_sha256": _unlabelled_digest(config)}
+    with run_directory(out, config, **digests) as run:
         stopped: dict[str, str] = {}
         if config.joint.kind == "together":
             gallery, stopped = train_together(config, dataset, run, device=device, progress=progress)
@@ -77,12 +77,9 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     )
 
 
-def _digest(config: RunConfig, dataset: Dataset) -> str:
-    """Of everything that is trained on."""
+def _unlabelled_digest(config: RunConfig) -> str | None:
     extra = config.student_training.unlabelled if config.student_training is not None else None
-    if extra is None:
-        return digest(dataset)
-    return hashlib.sha256(f"{digest(dataset)} {digest(read_unlabelled(extra.path))}".encode()).hexdigest()
+    return None if extra is None else digest(read_unlabelled(extra.path))
 
 
 def _require_searchable(config: RunConfig, dataset: Dataset) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fleets import student, train, with_students
@@ -43,6 +44,25 @@ def test_a_checkpoint_that_is_no_fitting_gallery_model_is_refused(pictures, gall
     for section in ({"checkpoint": str(gallery), "arch": student("a")["arch"]}, {"arch": student("a")["arch"]}):
         with pytest.raises(ValueError, match=r"remove arch and train|arch and train are missing"):
             RunConfig.model_validate(toy_tree(pictures) | {"gallery": section})
+
+
+def test_a_classifier_with_fewer_than_two_of_the_classes_is_refused(pictures, gallery):
+    model = load_model(gallery)
+    names = model.card.classes
+    config = RunConfig.model_validate(
+        with_students(pictures, gallery, student("a", loss={"influence": {"prototypes": "classifier"}}))
+    )
+    students._require_shared_classes(config, model, (names[0], names[1], "another"))
+    for classes in (("another", "and another"), (names[0], "another")):
+        with pytest.raises(ConfigError, match=r"other classes than.*got [01] of 2 classes in common, and students a "):
+            students._require_shared_classes(config, model, classes)
+    free = RunConfig.model_validate(with_students(pictures, gallery, student("a", loss={"alignment": {}})))
+    students._require_shared_classes(free, model, ("another", "and another"))
+
+
+def test_a_disk_cache_of_views_that_never_come_again_is_refused(pictures, gallery):
+    with pytest.raises(ValidationError, match="set view_epochs, or remove cache"):
+        RunConfig.model_validate(with_students(pictures, gallery, student("a"), cache="disk"))
 
 
 VIEWS = {"epochs": 4, "view_epochs": 2, "stranger_views": True}

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_run import Killed, StopAt, weights
 from toy import toy_config, toy_tree, write_pictures
 
 from hetero.config import RunConfig
-from hetero.errors import CheckpointError, ConfigError, DataError
+from hetero.errors import CheckpointError, ConfigError, DataError, RetrievalError
 from hetero.logs import SilentProgress
 from hetero.training.run import read_run
 from hetero.workflows.train import train_run
@@ -84,8 +85,40 @@ def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
         train_run(toy_config(pictures), tmp_path / "run", progress=StopAt(2))
     arrays = dict(np.load(pictures))
     np.savez(pictures, **(arrays | {"images": 255 - arrays["images"]}))
-    with pytest.raises(DataError, match="has changed since the run began"):
+    with pytest.raises(DataError, match=r"data of .* changed since the run began"):
         train_run(toy_config(pictures), tmp_path / "run", progress=SilentProgress())
+
+
+def test_unlabelled_pictures_may_come_until_the_students_training_begins(pictures, tmp_path):
+    lone = toy_tree(pictures) | {"students": []}
+    train_run(RunConfig.model_validate(lone), tmp_path / "run", progress=SilentProgress())
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("L", (12, 12), 40 * number).save(folder / f"{number}.png")
+    tree = toy_tree(pictures)
+    tree["student_training"] = tree["student_training"] | {"unlabelled": {"path": str(folder), "per_batch": 2}}
+    config = RunConfig.model_validate(tree)
+    with pytest.raises(Killed):
+        train_run(config, tmp_path / "run", progress=StopAt(2))
+    Image.new("L", (12, 12), 9).save(folder / "9.png")
+    with pytest.raises(DataError, match=r"unlabelled pictures of .* changed since the run began"):
+        train_run(config, tmp_path / "run", progress=SilentProgress())
+    (folder / "9.png").unlink()
+    train_run(config, tmp_path / "run", progress=SilentProgress())
+
+
+def test_a_test_split_in_which_nothing_can_be_found_is_refused_before_the_training(tmp_path):
+    path = write_pictures(tmp_path / "toy.npz")
+    with np.load(path) as stored:
+        np.savez(path, **stored, groups=stored["labels"])  # every class is one group
+    changes = ("data.groups_key=groups",)
+    with pytest.raises(RetrievalError, match="no query has a possible match"):
+        train_run(toy_config(path, changes), tmp_path / "run", progress=SilentProgress())
+    assert not (tmp_path / "run").exists()
+    free = toy_config(path, (*changes, "evaluation.exclude_groups=false"))
+    with pytest.raises(Killed):
+        train_run(free, tmp_path / "run", progress=StopAt(2))
 
 
 def test_students_may_change_until_their_training_begins_and_the_evaluation_always(pictures, finished, tmp_path):

@@ -181,19 +181,20 @@ def test_the_cache_of_views_depends_on_gallery_model_data_and_options(tree, tmp_
     ]
     models = [load_model(run.gallery) for run in runs]
     config = RunConfig.model_validate(tree)
-    dataset = open_dataset(config.data)
-    keys = {students._views_key(config, model, dataset) for model in models}
+    dataset, cpu = open_dataset(config.data), torch.device("cpu")
+    keys = {students._views_key(config, model, dataset, cpu) for model in models}
     write_pictures(tmp_path / "other.npz", images_per_class=13)
     other = open_dataset(config.data.model_copy(update={"path": tmp_path / "other.npz"}))
-    keys.add(students._views_key(config, models[0], other))
+    keys.add(students._views_key(config, models[0], other, cpu))
     for change in ({"batch_size": 8}, {"augment": {"noise": 0.9}}, {"view_epochs": 3}, {"stranger_views": True},
                    {"gallery_precision": "bfloat16"}):  # fmt: skip
         changed = tree | {"student_training": tree["student_training"] | change}
-        keys.add(students._views_key(RunConfig.model_validate(changed), models[0], dataset))
-    keys.add(students._views_key(RunConfig.model_validate(tree | {"seed": 5}), models[0], dataset))
+        keys.add(students._views_key(RunConfig.model_validate(changed), models[0], dataset, cpu))
+    keys.add(students._views_key(RunConfig.model_validate(tree | {"seed": 5}), models[0], dataset, cpu))
     (tmp_path / "photos" / "7.png").write_bytes((tmp_path / "photos" / "6.png").read_bytes())
-    keys.add(students._views_key(config, models[0], dataset))
-    assert len(keys) == 10
+    keys.add(students._views_key(config, models[0], dataset, cpu))
+    keys.add(students._views_key(config, models[0], dataset, torch.device("cuda")))  # other bits than a processor's
+    assert len(keys) == 11
 
 
 def test_every_seed_purpose_and_step_draws_numbers_of_its_own():
