@@ -49,24 +49,35 @@ def run() -> list[dict[str, object]]:
         for student in students:
             train_step([student], lambda _: embedding, image, labels, step=1)
 
+    def beside() -> None:  # the same steps as they run in a joint one, side by side
+        train_step(students, lambda _: embedding, image, labels, step=1, mapper=mapper)
+
     def separate() -> None:
         for student in students:
             train_step([student], gallery, image, labels, step=1)
 
-    works = (joint, forward, alone, separate)
+    works = (joint, forward, alone, separate, beside)
     with side_by_side(STUDENTS, torch.device("cpu")) as mapper:
         for work in works:
             work()
         rounds = [[_seconds(work) for work in works] for _ in range(ROUNDS)]
-    against_bound = statistics.median(j / (f + a) for j, f, a, _ in rounds)
-    against_separate = statistics.median(j / s for j, _, _, s in rounds)
-    best_possible = statistics.median((f + a) / s for _, f, a, s in rounds)
+    against_bound = statistics.median(j / (f + a) for j, f, a, _, _ in rounds)
+    against_tight_bound = statistics.median(j / (f + b) for j, f, _, _, b in rounds)
+    against_separate = statistics.median(j / s for j, _, _, s, _ in rounds)
+    best_possible = statistics.median((f + a) / s for _, f, a, s, _ in rounds)
     print(f"gallery model {ratio_of_cost:.1f}x a student, {torch.get_num_threads()} threads")
     return [
         {
             "name": f"{STUDENTS} students in one step, time",
             "ratio": against_bound,
             "against": f"one gallery forward and {STUDENTS} student steps, each timed alone",
+            "goal": 1.10,
+            "better": "lower",
+        },
+        {
+            "name": f"{STUDENTS} students in one step, time",
+            "ratio": against_tight_bound,
+            "against": f"one gallery forward and {STUDENTS} student steps side by side, each of the two timed alone",
             "goal": 1.10,
             "better": "lower",
         },

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hetero.losses.alignment import alignment_loss, l2_alignment_loss
-from hetero.losses.centre import boundary_loss, class_centres
+from hetero.losses.centre import boundary_loss, centre_alignment_loss, class_centres
 from hetero.losses.centroid import centroid_loss
 from hetero.losses.contextual import contextual_loss
 from hetero.losses.contrastive import contrastive_loss
@@ -38,6 +38,7 @@ OWN = torch.randn(CLASSES, DIM, generator=_draw)
 CANDIDATES = torch.randn(BANK, DIM, generator=_draw)
 ANCHORS = product_anchors(CANDIDATES, parts=PARTS, anchors=64, seed=0)
 CENTRES, BOUNDARIES, _ = class_centres(GALLERY, LABELS, num_classes=CLASSES)
+EVERY = torch.ones(BATCH, dtype=torch.bool)
 SAME = LABELS[:, None] == LABELS[None, :]
 
 
@@ -73,6 +74,14 @@ def _seconds(loss: Loss, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
+def _plain(query: Tensor) -> Tensor:
+    return F.cross_entropy(query @ PROTOTYPES.T, LABELS)
+
+
+def _centre_alignment(query: Tensor) -> Tensor:  # of the prototypes of as many classes as there are pictures
+    return 0.5 * (F.normalize(query) - F.normalize(GALLERY)).square().sum(1).mean()
+
+
 def _nearest(query: Tensor, count: int) -> tuple[Tensor, Tensor]:
     bank = F.normalize(CANDIDATES)
     known, rows = (F.normalize(GALLERY) @ bank.T).topk(count)
@@ -97,8 +106,14 @@ def _triplet(query: Tensor) -> Tensor:
     return excess.sum() / (excess > 0).sum()
 
 
-def _contextual(query: Tensor) -> Tensor:
-    known, seen = _nearest(query, NEAREST)
+def _contextual(query: Tensor, count: int = NEAREST) -> Tensor:
+    known, seen = _nearest(query, count)
+    return F.kl_div((seen / 0.1).log_softmax(1), (known / 0.1).softmax(1), reduction="batchmean")
+
+
+def _among_the_batch(query: Tensor) -> Tensor:
+    known, rows = (F.normalize(GALLERY) @ F.normalize(GALLERY).T).topk(NEAREST)
+    seen = (F.normalize(query) @ F.normalize(GALLERY).T).gather(1, rows)
     return F.kl_div((seen / 0.1).log_softmax(1), (known / 0.1).softmax(1), reduction="batchmean")
 
 
@@ -145,7 +160,7 @@ def _logits(query: Tensor) -> Tensor:
 
 def _relational(query: Tensor) -> Tensor:
     def distances(unit: Tensor) -> Tensor:
-        table = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
+        table = torch.cdist(unit, unit)
         return table / (table.sum() / (BATCH * (BATCH - 1)))
 
     def angles(unit: Tensor) -> Tensor:
@@ -159,6 +174,7 @@ def _relational(query: Tensor) -> Tensor:
 OURS: dict[str, Loss] = {
     "softmax": lambda q: margin_softmax_loss(q, PROTOTYPES, LABELS, scale=16, margin=0.2),
     "influence": lambda q: influence_loss(q, PROTOTYPES, LABELS, scale=16, margin=0.2),
+    "plain influence": lambda q: influence_loss(q, PROTOTYPES, LABELS, scale=16, margin=0.2, normalised=False),
     "alignment": lambda q: alignment_loss(q, GALLERY),
     "l2 alignment": lambda q: l2_alignment_loss(q, GALLERY),
     "centroid": lambda q: centroid_loss(q, GALLERY, LABELS),
@@ -167,38 +183,51 @@ OURS: dict[str, Loss] = {
     "contextual": lambda q: contextual_loss(
         q, GALLERY, CANDIDATES, neighbours=NEAREST, query_temperature=0.1, gallery_temperature=0.1
     ),
+    "contextual, 1,024 neighbours,": lambda q: contextual_loss(
+        q, GALLERY, CANDIDATES, neighbours=1024, query_temperature=0.1, gallery_temperature=0.1
+    ),
+    "contextual among the batch": lambda q: contextual_loss(
+        q, GALLERY, GALLERY, neighbours=NEAREST, query_temperature=0.1, gallery_temperature=0.1
+    ),
     "structure": lambda q: structure_loss(q, GALLERY, ANCHORS, query_temperature=0.1, gallery_temperature=0.1),
     "ranking": lambda q: ranking_loss(q, GALLERY, CANDIDATES, neighbours=NEAREST, temperature=0.1),
     "decoupled": lambda q: decoupled_loss(
         q, GALLERY, CANDIDATES, neighbours=NEAREST, feature=10, inconsistent=1, consistent=1
     ),
     "boundary": lambda q: boundary_loss(q, CENTRES, BOUNDARIES, LABELS),
+    "centre alignment": lambda q: centre_alignment_loss(q, GALLERY, EVERY),
     "logit distillation": lambda q: logit_distillation_loss(q, OWN, GALLERY, PROTOTYPES, scale=16, temperature=4),
     "relational": lambda q: relational_loss(q, GALLERY, distance=25, angle=50),
 }
 DIRECT: dict[str, Loss] = {
     "softmax": _softmax,
     "influence": _softmax,
+    "plain influence": _plain,
     "alignment": lambda q: (1 - (F.normalize(q) * F.normalize(GALLERY)).sum(1)).mean(),
     "l2 alignment": lambda q: ((q - GALLERY) ** 2).mean(),
     "centroid": _centroid,
     "contrastive": _contrastive,
     "triplet": _triplet,
     "contextual": _contextual,
+    "contextual, 1,024 neighbours,": lambda q: _contextual(q, 1024),
+    "contextual among the batch": _among_the_batch,
     "structure": _structure,
     "ranking": _ranking,
     "decoupled": _decoupled,
     "boundary": _boundary,
+    "centre alignment": _centre_alignment,
     "logit distillation": _logits,
     "relational": _relational,
 }
 _COSINE = metric_losses.CosFaceLoss(num_classes=CLASSES, embedding_size=DIM, margin=0.2, scale=16)
 _COSINE.W.data = PROTOTYPES.T.contiguous()
+_COSINE.requires_grad_(False)  # as ours are here: no gradient for prototypes on either side
 _CONTRASTIVE = metric_losses.ContrastiveLoss(pos_margin=1, neg_margin=0.1, distance=CosineSimilarity())
 _TRIPLET = metric_losses.TripletMarginLoss(margin=0.5, distance=CosineSimilarity())
 # Labels in another tensor, or the peer would take the gallery's embeddings for the query's own and leave i = j out.
 PEERS: dict[str, Loss] = {
     "softmax": lambda q: _COSINE(q, LABELS),
+    "influence": lambda q: _COSINE(q, LABELS),
     "contrastive": lambda q: _CONTRASTIVE(q, LABELS, ref_emb=GALLERY, ref_labels=LABELS.clone()),
     "triplet": lambda q: _TRIPLET(q, LABELS, ref_emb=GALLERY, ref_labels=LABELS.clone()),
 }

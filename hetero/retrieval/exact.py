@@ -269,12 +269,12 @@ def rerank(
         Similarities ``float64 [b, k]`` and rows ``int64 [b, k]``. A query whose bound does not rule out a
         better vector outside is searched again over the whole gallery.
     """
-    rows = max(1, _RERANK_BYTES // (8 * candidates.shape[1] * queries.shape[1]))
-    if len(queries) > rows:
-        cuts = range(rows, len(queries), rows)
+    at_once = max(1, _RERANK_BYTES // (8 * candidates.shape[1] * queries.shape[1]))
+    if len(queries) > at_once:
+        cuts = range(at_once, len(queries), at_once)
         parts = zip(*(np.split(one, cuts) for one in (queries, excluded, bound, candidates)), strict=True)
-        found = [rerank(q, vectors, k, e, b, c) for q, e, b, c in parts]
-        return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
+        done = [rerank(q, vectors, k, e, b, c) for q, e, b, c in parts]
+        return np.concatenate([one for one, _ in done]), np.concatenate([one for _, one in done])
     exact_queries = on_grid(queries)
     absent = candidates < 0
     found = on_grid(vectors[np.where(absent, 0, candidates)])

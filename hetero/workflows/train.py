@@ -57,8 +57,8 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     dataset = open_dataset(config.data)
     _require_searchable(config, dataset)
     _require_batches(config, dataset)
-    digests = {"data_sha256": digest(dataset), "unlabelled_sha256": _unlabelled_digest(config)}
-    with run_directory(out, config, **digests) as run:
+    extra = _unlabelled_digest(config)
+    with run_directory(out, config, data_sha256=digest(dataset), unlabelled_sha256=extra) as run:
         stopped: dict[str, str] = {}
         if config.joint.kind == "together":
             gallery, stopped = train_together(config, dataset, run, device=device, progress=progress)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetero.errors import MissingExtraError, RetrievalError
+from hetero.retrieval import exact
 from hetero.retrieval.exact import search_numpy, search_torch
 from hetero.retrieval.vectors import on_grid
 
@@ -193,3 +194,14 @@ def test_search_without_torch_names_the_extra(monkeypatch):
     vectors = unit(np.random.default_rng(11), 5, 4)
     with pytest.raises(MissingExtraError, match=r"pip install 'hetero\[train\]'"):
         search_torch(vectors, vectors, 1)
+
+
+def test_a_rerank_in_blocks_of_bounded_memory_changes_nothing(monkeypatch):
+    rng = np.random.default_rng(8)
+    queries, vectors = unit(rng, 50, 16), unit(rng, 400, 16)
+    whole = search_numpy(queries, vectors, 30)
+    sizes, real = [], exact.on_grid
+    monkeypatch.setattr(exact, "on_grid", lambda rows: (sizes.append(rows.size), real(rows))[1])
+    monkeypatch.setattr(exact, "_RERANK_BYTES", 8 * 46 * 16 * 7)  # seven queries' candidates at a time
+    assert all(np.array_equal(*pair) for pair in zip(whole, search_numpy(queries, vectors, 30), strict=True))
+    assert max(size for size in sizes if size != vectors.size) <= 46 * 16 * 7
