@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -27,6 +27,8 @@ def main(run: Path, folder: Path) -> None:
     content = json.loads((run / "report.json").read_text(encoding="utf-8"))
     content |= {key: [] for key in DROPPED}
     content["run"]["config"] = without_folders(content["run"]["config"])
+    words = content["run"]["command"].split()
+    content["run"]["command"] = " ".join(PurePath(word).name if word.startswith("/") else word for word in words)
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_json(folder / "report.json", content)
     with np.load(run / SCORES, allow_pickle=False) as stored:

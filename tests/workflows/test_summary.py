@@ -371,6 +371,9 @@ def test_kept_scores_name_no_folder_and_go_with_runs_on_any_machine(runs, tmp_pa
     data = json.loads((runs[0] / "report.json").read_text())["run"]["config"]["data"]
     assert Path(data["path"]).is_absolute()
     assert json.dumps(str(Path(data["path"]).parent))[1:-1] not in (tmp_path / "kept" / "report.json").read_text()
+    command = json.loads((tmp_path / "kept" / "report.json").read_text())["run"]["command"]
+    assert command.startswith("hetero compat")
+    assert "/" not in command
     both = summarise([tmp_path / "kept", runs[1]])
     assert both.by_seed("small", "r_at_1") == pytest.approx(summarise(runs).by_seed("small", "r_at_1"), abs=1e-9)
 
