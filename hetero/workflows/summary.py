@@ -48,8 +48,8 @@ class Comparison:
 
     @property
     def over_trainings(self) -> Interval | None:
-        """The mean over seeds with its 95 % interval over trainings; None of a single training."""
-        return over_trainings(self.by_seed) if self.trainings > 1 else None
+        """The mean over seeds with its 95 % interval over trainings; None of one, or of one under several seeds."""
+        return over_trainings(self.by_seed) if 1 < self.trainings == len(self.by_seed) else None
 
     @property
     def claimed(self) -> bool:

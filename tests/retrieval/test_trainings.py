@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from hetero.errors import RetrievalError
 from hetero.retrieval.trainings import _QUANTILES, over_trainings
 
 
 def test_the_quantiles_are_students():
-    stats = pytest.importorskip("scipy.stats")
     assert pytest.approx(stats.t.ppf(0.975, np.arange(1, len(_QUANTILES) + 1)), abs=6e-5) == _QUANTILES
 
 
