@@ -78,8 +78,8 @@ def _plain(query: Tensor) -> Tensor:
     return F.cross_entropy(query @ PROTOTYPES.T, LABELS)
 
 
-def _centre_alignment(query: Tensor) -> Tensor:  # of the prototypes of as many classes as there are pictures
-    return 0.5 * (F.normalize(query) - F.normalize(GALLERY)).square().sum(1).mean()
+def _centre_alignment(query: Tensor) -> Tensor:  # of prototypes, as many classes as there are pictures, all known
+    return 0.5 * (F.normalize(query[EVERY]) - F.normalize(GALLERY[EVERY])).square().sum(1).mean()
 
 
 def _nearest(query: Tensor, count: int) -> tuple[Tensor, Tensor]:
