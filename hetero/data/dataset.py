@@ -16,7 +16,7 @@ from hetero.errors import DataError
 
 ROLE_BOTH, ROLE_QUERY, ROLE_GALLERY = 0, 1, 2
 NO_GROUP = -1
-_BOX_IN_ID = re.compile(r"(.*)#(\d+),(\d+),(\d+),(\d+)", re.DOTALL)
+_BOX_IN_ID = re.compile(r"(.*)#(-?\d+),(-?\d+),(\d+),(\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True)

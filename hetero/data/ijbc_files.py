@@ -123,7 +123,7 @@ class Sightings:
         """
         rows = self._found.get((str(face.subject), face.name), [])
         if len({row["SIGHTING_ID"] for _, row in rows}) > 1:
-            rows = [(line, row) for line, row in rows if _box(self._path, line, row) == face.box]
+            rows = [(line, row) for line, row in rows if _has_numbers(row) and _box(self._path, line, row) == face.box]
         if len({row["SIGHTING_ID"] for _, row in rows}) != 1:
             raise DataError(
                 f"{where}: {self._path.name} does not say which medium {face.name} is from",
@@ -229,6 +229,11 @@ def _whole(path: Path, line: int, column: str, text: str) -> int:
         raise DataError(
             f"{path} line {line}: {column} is not a whole number", got=repr(text), fix="repair the line"
         ) from None
+
+
+def _has_numbers(row: dict[str, str]) -> bool:
+    """Whether a row of the metadata says where the face is; it may be a sighting that nobody drew a box for."""
+    return not any(row[column].lower() in ("", "nan") for column in BOX_COLUMNS)
 
 
 def _box(path: Path, line: int, row: dict[str, str]) -> Box:

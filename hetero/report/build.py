@@ -102,7 +102,7 @@ def render_terminal(report: Report) -> Any:
 
     shown = {key: name for key, name in METRICS.items() if _measured(report, key)}
     data, run = report.run.dataset, report.run
-    title = f"{run.name}: {data.queries:,} queries of {data.classes:,} classes, {data.protocol}"
+    title = f"{run.name}: {words.searched(data)}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     for name in shown.values():

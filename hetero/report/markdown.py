@@ -13,7 +13,7 @@ def render_markdown(report: Report) -> str:
     """Cells of every student with 95 % intervals, the rule, costs, baselines and checks, as Markdown tables."""
     data = report.run.dataset
     lines = [
-        f"{data.name}, split `{data.split}`: {data.queries:,} queries of {data.classes:,} classes; {data.protocol}.",
+        f"{data.name}, split `{data.split}`: {words.searched(data)}.",
         f"Space `{report.space_id}`, seed {report.run.seed}, config SHA-256 `{report.run.config_sha256[:16]}…`.",
         "",
         "| Model | Cell | MACs | R@1 | R@5 | mAP@R |",

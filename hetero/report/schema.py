@@ -190,6 +190,8 @@ class DataDescription(BaseModel):
     images: PositiveCount
     classes: PositiveCount
     queries: PositiveCount
+    queries_without_match: Annotated[int, Field(ge=0)] = 0
+    unusable_images: Annotated[int, Field(ge=0)] = 0
     protocol: str
     train_images: PositiveCount | None = None
     train_classes: PositiveCount | None = None

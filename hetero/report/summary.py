@@ -35,7 +35,7 @@ def summary_markdown(summary: Any) -> str:
     data, macs, seeds = summary.report.run.dataset, summary.report.macs, ", ".join(map(str, summary.seeds))
     single = len(summary.seeds) == 1
     lines = [
-        f"{data.name}, split `{data.split}`: {data.queries:,} queries of {data.classes:,} classes; {data.protocol}. "
+        f"{data.name}, split `{data.split}`: {words.searched(data)}. "
         + (f"One seed ({seeds}): no ordering is claimed." if single else f"Means over seeds {seeds}, their range."),
         "",
         "| Model | MACs | Fewer | Seeds | R@1 in the gallery model's gallery | mAP@R there | R@1 in its own "

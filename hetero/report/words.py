@@ -9,6 +9,7 @@ from hetero.report.numbers import Interval
 from hetero.report.schema import (
     METRICS,
     RULE_METRICS,
+    DataDescription,
     Report,
     RuleResult,
     Student,
@@ -86,6 +87,16 @@ def verdict(student: Student) -> str:
         for metric, result in told.items()
     ]
     return "Compatibility rule: " + ", ".join(parts) + "."
+
+
+def searched(data: DataDescription) -> str:
+    """What was searched and how: ``6,140 queries of 307 classes; leave-one-out: …``, and what was left out of it."""
+    parts = [f"{data.queries:,} queries of {data.classes:,} classes", data.protocol]
+    if data.queries_without_match:
+        parts.append(f"{data.queries_without_match:,} more queries have no possible match and are left out")
+    if data.unusable_images:
+        parts.append(f"{data.unusable_images:,} pictures of the data could not be used")
+    return "; ".join(parts)
 
 
 def recall_title(report: Report) -> str:

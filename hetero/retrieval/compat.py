@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +20,8 @@ from hetero.retrieval.bootstrap import RESAMPLES, Interval, intervals, paired_di
 from hetero.retrieval.metrics import METRICS, Scores, score
 from hetero.retrieval.protocol import Protocol
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 CELLS = ("paragon", "heterogeneous", "homogeneous", "reverse")
 RULE_METRICS = ("r_at_1", "map_at_r")
-_HEADINGS = {"r_at_1": "R@1", "r_at_5": "R@5", "map_at_r": "mAP@R", "map": "mAP", "mrr": "MRR"}
 
 
 @dataclass(frozen=True)
@@ -216,43 +212,3 @@ def pixel_baseline(pixels: np.ndarray) -> np.ndarray:
     norms = np.sqrt(np.einsum("nd,nd->n", flat, flat, dtype=np.float64))
     unit: np.ndarray = (flat / norms[:, None]).astype(np.float32)
     return unit
-
-
-def table(report: CompatReport, *, title: str = "Retrieval on classes never trained on") -> Table:
-    """The report as a rich table: a row a cell; verdict, MACs and parameters below."""
-    from rich.table import Table
-
-    metrics = ("r_at_1", "r_at_5", "map_at_r", "map", "mrr")
-    caption = [_verdict(metric, rule) for metric, rule in report.rule.items()]
-    for name, cost in (("MACs", report.macs), ("parameters", report.params)):
-        if cost is not None:
-            caption.append(f"{name}: gallery {cost.gallery:,}, query {cost.query:,}, {cost.ratio:.1f}× fewer")
-    caption.append(f"chance R@1 {report.chance:.4f}; {report.queries:,} queries, {report.gallery:,} gallery images")
-    if report.skipped:
-        caption.append(f"{report.skipped:,} queries without a possible match were left out")
-    view = Table(title=title, caption="\n".join(caption), caption_justify="left")
-    view.add_column("cell (query → gallery)")
-    for metric in metrics:
-        view.add_column(_HEADINGS[metric], justify="right")
-    models = {
-        "paragon": "φ_g → φ_g",
-        "heterogeneous": "φ_q → φ_g",
-        "homogeneous": "φ_q → φ_q",
-        "reverse": "φ_g → φ_q",
-    }
-    for cell in CELLS:
-        measured = report.cells[cell]
-        view.add_row(f"{cell} ({models[cell]})", *(_value(measured[metric]) for metric in metrics))
-    return view
-
-
-def _value(measured: Interval) -> str:
-    return f"{measured.value:.3f} ({measured.low:.3f}–{measured.high:.3f})"
-
-
-def _verdict(metric: str, rule: Rule) -> str:
-    value, low, high = rule.difference
-    word = "satisfied" if rule.satisfied else "not satisfied"
-    heading = _HEADINGS[metric]
-    difference = f"heterogeneous − homogeneous {value:+.4f}, {low:+.4f} to {high:+.4f}"
-    return f"compatibility rule, {heading}: {word} ({difference})"

@@ -76,21 +76,25 @@ def rotation_band(
         row[: len(rows)] = rows
     right_labels = protocol.query_labels[protocol.scorable]
     turns = [random_rotation(queries.shape[1], generator).astype(np.float32) for _ in range(rotations)]
+    # equal similarities are found in the order of the rows: at random, as a score is the mean over their orders
+    orders = [generator.permutation(len(gallery)) for _ in range(rotations)]
 
-    def scores(turn: np.ndarray) -> tuple[float, float]:
+    def scores(turn: np.ndarray, order: np.ndarray) -> tuple[float, float]:
+        shuffled, labels = gallery[order], protocol.gallery_labels[order]
+        moved = np.append(np.argsort(order), -1)[exclude]  # -1, no row, stays
         turned = queries @ turn
         turned /= np.linalg.norm(turned, axis=1, keepdims=True)
         first, precision = np.empty(len(turned)), np.empty(len(turned))
         for depth in np.unique(matches):
             some = matches == depth
-            _, rows = search_numpy(turned[some], gallery, int(depth), exclude=exclude[some])
-            right = protocol.gallery_labels[rows] == right_labels[some][:, None]
+            _, rows = search_numpy(turned[some], shuffled, int(depth), exclude=moved[some])
+            right = labels[rows] == right_labels[some][:, None]
             first[some] = right[:, 0]
             precision[some] = (np.cumsum(right, axis=1) / np.arange(1, depth + 1) * right).mean(1)
         return float(first.mean()), float(precision.mean())
 
     with ThreadPoolExecutor(threads) as pool:
-        return RotationBand(*np.array(list(pool.map(scores, turns))).T)
+        return RotationBand(*np.array(list(pool.map(scores, turns, orders))).T)
 
 
 def random_rotation(dim: int, generator: np.random.Generator) -> np.ndarray:

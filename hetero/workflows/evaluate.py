@@ -334,6 +334,8 @@ def _describe(dataset: Dataset, split: str, test: Searched, config: RunConfig) -
         images=len(test.indices),
         classes=len(np.unique(dataset.labels[test.indices])),
         queries=len(test.protocol.scorable),
+        queries_without_match=len(test.protocol.query_ids) - len(test.protocol.scorable),
+        unusable_images=len(dataset.skipped),
         protocol=protocol,
         train_images=len(train),
         train_classes=len(np.unique(dataset.labels[train])),

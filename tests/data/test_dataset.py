@@ -97,6 +97,7 @@ def test_a_box_is_part_of_a_pictures_name() -> None:
     toy = dataset(images=(FILES[0],) * 6, boxes=BOXES)
     assert toy.image_id(2) == f"{FILES[0]}#0,1,3,6"
     assert path_and_box(toy.image_id(2)) == (FILES[0], (0, 1, 3, 6))
+    assert path_and_box("a.png#-3,-5,100,120") == (Path("a.png"), (-3, -5, 100, 120))
     assert path_and_box("a#b/c#1,2.png") == (Path("a#b/c#1,2.png"), None)
     with pytest.raises(ValueError, match="read-only"):
         toy.boxes[0] = 0  # type: ignore[index]

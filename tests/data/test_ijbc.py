@@ -308,6 +308,12 @@ def test_wrong_files_of_the_release_are_named_with_the_line(
         read_ijbc(IjbcConfig(path=release))
 
 
+def test_a_sighting_that_nobody_drew_a_box_for_is_no_face_of_a_list(release: Path) -> None:
+    with open(release / META, "a") as table:
+        table.write("20.0,img/7.png,508" + ",NaN" * 30 + "\n")
+    assert content(read_ijbc(IjbcConfig(path=release)))[12][1].count(("7.png", 506)) == 1
+
+
 def test_lists_without_media_need_the_metadata(release: Path) -> None:
     (release / META).unlink()
     with pytest.raises(DataError, match=r"no such file: .*with_age\.csv; expected .*frames of one video .*SIGHTING_ID"):

@@ -25,6 +25,15 @@ def test_interval_and_difference() -> None:
     assert words.difference(result) == "−0.020 [−0.050, +0.010]"
 
 
+def test_what_was_searched_says_what_was_left_out(report: Report) -> None:
+    data = report.run.dataset
+    assert words.searched(data) == "13,180 queries of 659 classes; leave-one-out"
+    found = words.searched(data.model_copy(update={"queries_without_match": 1024, "unusable_images": 3}))
+    assert found.endswith(
+        "; 1,024 more queries have no possible match and are left out; 3 pictures of the data could not be used"
+    )
+
+
 @pytest.mark.parametrize(("value", "text"), [(1.04, "1.0×"), (9.94, "9.9×"), (23.02, "23×"), (1234.5, "1,234×")])
 def test_ratio(value: float, text: str) -> None:
     assert words.ratio(value) == text

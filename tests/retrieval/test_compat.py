@@ -1,4 +1,4 @@
-"""The four cells, the rule, the raw-pixel row, chance, and the table."""
+"""The four cells, the rule, the raw-pixel row and chance."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from hetero.errors import RetrievalError
-from hetero.retrieval.compat import CELLS, chance_level, compare, pixel_baseline, table
+from hetero.retrieval.compat import CELLS, chance_level, compare, pixel_baseline
 from hetero.retrieval.metrics import METRICS, score
 from hetero.retrieval.protocol import leave_one_out, query_gallery
 
@@ -93,23 +92,6 @@ def test_json_has_the_keys_of_the_report_spec():
     assert (value["queries"], value["queries_without_match"], value["gallery"]) == (150, 0, 150)
     assert value["bootstrap"]["resamples"] == 50
     assert "macs" not in compare(query, gallery, leave_one_out(labels), resamples=10).to_json()
-
-
-def test_table_shows_cells_verdict_and_costs():
-    gallery, query, alone, labels = two_models()
-    labels = np.append(labels, 99)
-    extra = unit(np.random.default_rng(1), 1, 32)
-    good, bad = (
-        compare(np.append(model, extra, 0), np.append(gallery, extra, 0), leave_one_out(labels), macs=(5000, 200))
-        for model in (query, alone)
-    )
-    for report, words in ((good, "R@1: satisfied"), (bad, "R@1: not satisfied")):
-        console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(table(report))
-        text = console.export_text()
-        for expected in (*CELLS, words, "25.0× fewer", "chance R@1", "1 queries without a possible match", "mAP@R"):
-            assert expected in text
-        assert f"{report.cells['paragon']['r_at_1'].value:.3f}" in text
 
 
 def test_compare_refuses_different_images():

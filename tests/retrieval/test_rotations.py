@@ -73,6 +73,19 @@ def test_an_embedding_of_the_same_classes_in_another_space_lies_within_and_one_i
         assert score(gallery, gallery, protocol).mean[metric] > 5 * high
 
 
+def test_equal_similarities_are_no_better_or_worse_for_the_order_of_the_rows():
+    """As in a score, which is the mean over their orders; by rows, all of a class would come first for its queries."""
+    labels = np.repeat(np.arange(12), 5)
+    constant = np.full((60, 4), 0.5, np.float32)
+    protocol = leave_one_out(labels)
+    band = rotation_band(constant, constant, protocol, rotations=200)
+    for metric in ("r_at_1", "map_at_r"):
+        values = getattr(band, metric)
+        expected = score(constant, constant, protocol).mean[metric]
+        assert abs(values.mean() - expected) < 4 * values.std() / np.sqrt(len(values))
+        assert values.std() > 0
+
+
 def test_no_rotation_is_refused():
     labels, gallery = classes(np.random.default_rng(0))
     with pytest.raises(RetrievalError, match="a band needs rotations"):

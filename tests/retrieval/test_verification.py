@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hetero.errors import RetrievalError
-from hetero.retrieval.histogram import STEPS, PairCounts, threshold_at
+from hetero.retrieval.histogram import STEPS, PairCounts, least_step, threshold_at
 from hetero.retrieval.protocol import leave_one_out, query_gallery
 from hetero.retrieval.verification import Threshold, accept_rates, calibrate, count_pairs, require_enough_pairs
 
@@ -49,6 +49,14 @@ def test_threshold_is_the_least_step_that_keeps_the_rate(far):
     allowed = math.floor(far * len(impostor))
     assert (impostor >= threshold).sum() <= allowed
     assert (impostor >= threshold - 1 / STEPS).sum() > allowed
+
+
+def test_a_rate_is_the_decimal_number_that_was_written():
+    counts = np.zeros(2**22, np.int64)
+    counts[1000:1100] = 1
+    assert 0.29 * 100 < 29  # in binary
+    step = least_step(counts, 0.29)
+    assert least_step(counts, 0.28) - step == 1 / STEPS
 
 
 def test_every_pair_is_counted_once_in_its_bin():

@@ -19,7 +19,7 @@ from toy import toy_tree, write_pictures
 from benchmarks.keep_scores import main as keep_scores
 from benchmarks.results_pages import renewed
 from hetero.errors import CheckpointError, ConfigError
-from hetero.report.summary import plot_summary
+from hetero.report.summary import plot_summary, summary_markdown
 from hetero.retrieval.bootstrap import Interval, paired_difference
 from hetero.workflows import summary
 from hetero.workflows.scores import SCORES, load_scores
@@ -135,7 +135,12 @@ def test_queries_without_a_match_are_counted_as_left_out(tmp_path):
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     data = report["run"]["dataset"]
     assert (data["images"], data["queries"]) == (96, 84)
-    assert summarise([tmp_path / "run"]).report.run.dataset.queries == 84
+    assert data["queries_without_match"] == 12
+    found = summarise([tmp_path / "run"])
+    assert found.report.run.dataset.queries == 84
+    told = "12 more queries have no possible match and are left out"
+    assert told in summary_markdown(found)
+    assert told in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_folders_do_not_count_wherever_they_stand_in_a_config():
