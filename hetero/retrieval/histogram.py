@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
-from fractions import Fraction
 
 import numpy as np
 
@@ -69,7 +68,7 @@ def least_step(counts: np.ndarray, rate: float) -> float:
         rate: between 0 and 1.
     """
     accepted = np.cumsum(counts[::-1])[::-1]  # scores in bin i or above
-    lowest = int(np.count_nonzero(accepted > math.floor(Fraction(str(rate)) * int(counts.sum()))))
+    lowest = int(np.count_nonzero(accepted > math.floor(Decimal(str(rate)) * int(counts.sum()))))
     return (lowest - _OFFSET) / STEPS
 
 

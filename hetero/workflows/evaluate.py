@@ -222,7 +222,7 @@ def evaluate_run(
             seed=config.seed,
             device=device,
             threads=record.threads,
-            dataset=_describe(dataset, split, test, config),
+            dataset=_describe(dataset, split, test, next(iter(scored.values())).skipped, config),
             **_speeds(journal, config),
         ),
         students=entries,
@@ -320,7 +320,7 @@ def _baselines(dataset: Dataset, test: Searched, config: RunConfig) -> schema.Ba
     )
 
 
-def _describe(dataset: Dataset, split: str, test: Searched, config: RunConfig) -> schema.DataDescription:
+def _describe(dataset: Dataset, split: str, test: Searched, skipped: int, config: RunConfig) -> schema.DataDescription:
     protocol = "leave-one-out: every image is a query against all others"
     if dataset.roles is not None:
         protocol = "queries against the gallery, as the data's roles say"
@@ -334,7 +334,7 @@ def _describe(dataset: Dataset, split: str, test: Searched, config: RunConfig) -
         images=len(test.indices),
         classes=len(np.unique(dataset.labels[test.indices])),
         queries=len(test.protocol.scorable),
-        queries_without_match=len(test.protocol.query_ids) - len(test.protocol.scorable),
+        queries_without_match=skipped,
         unusable_images=len(dataset.skipped),
         protocol=protocol,
         train_images=len(train),
