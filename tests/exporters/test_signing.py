@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "attacks"))
 from sample import CONTENTS, MODEL, make_manifest
 
 PASSWORD = "correct horse"
+WRONG_PASSWORD = r"cannot use the key .*check the password"  # one in some 500 decrypts to nonsense instead of failing
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -228,7 +230,7 @@ def test_a_huge_or_linked_signature_is_not_read(bundle: Path, keys: SimpleNamesp
 def test_an_encrypted_key_signs_with_its_password_only(bundle: Path, keys: SimpleNamespace) -> None:
     with pytest.raises(ConfigError, match=r"is encrypted and needs its password.*--password-env"):
         sign(bundle, keys.encrypted)
-    with pytest.raises(ConfigError, match=r"cannot use the key .*Incorrect password"):
+    with pytest.raises(ConfigError, match=WRONG_PASSWORD):
         sign(bundle, keys.encrypted, password="wrong")
     with pytest.raises(ConfigError, match="Password was given but private key is not encrypted"):
         sign(bundle, keys.private, password=PASSWORD)
@@ -337,10 +339,10 @@ def test_the_commands_say_what_is_wrong_with_a_key(bundle: Path, keys: SimpleNam
     for arguments, env, message in (
         (["--key", keys.encrypted], {}, "is encrypted and needs its password"),
         (["--key", keys.encrypted, "--password-env", "KEY_PASSWORD"], {}, "'KEY_PASSWORD' is not set"),
-        (["--key", keys.encrypted, "--password-env", "KEY_PASSWORD"], {"KEY_PASSWORD": "x"}, "Incorrect password"),
+        (["--key", keys.encrypted, "--password-env", "KEY_PASSWORD"], {"KEY_PASSWORD": "x"}, WRONG_PASSWORD),
         (["--key", "none.pem"], {}, "cannot read the key none.pem"),
     ):
         result = run("sign", bundle, *arguments, code=2, env=env)
-        assert message in result.stderr
+        assert re.search(message, result.stderr, re.DOTALL)
         assert PASSWORD not in result.stderr
     assert "cannot read the key" in run("verify", bundle, "--public-key", "none.pem", code=2).stderr
