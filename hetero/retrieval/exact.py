@@ -214,17 +214,24 @@ class _Best:
         """Take in scores ``[num, 64 × groups]`` of the vectors from row ``start`` on; groups are strided."""
         num, keep = self.indices.shape
         grouped = scores.reshape(num, _GROUP, -1)
-        hits = grouped.max(axis=1) > self.bound[:, None]
-        if np.count_nonzero(hits) * 2 > hits.size:  # the first block, or a gallery sorted by similarity
+        groups = grouped.shape[2]
+        maxima, least = grouped.max(axis=1), self.bound
+        hits = maxima > least[:, None]
+        if np.count_nonzero(hits) * 2 > hits.size and groups >= keep:  # the first block, or one of better vectors
+            # each of the `keep` best groups holds a vector that is at least as good as the last of their maxima
+            last = np.partition(maxima, groups - keep, axis=1)[:, groups - keep]
+            least = np.maximum(least, np.nextafter(last, np.float32(-np.inf)))
+            hits = maxima > least[:, None]
+        if np.count_nonzero(hits) * 2 > hits.size:  # a small gallery, or one of equal vectors
             columns = np.argpartition(scores, max(scores.shape[1] - keep, 0), axis=1)[:, -keep:]
             values = np.take_along_axis(scores, columns, axis=1)
             rows, slots = np.nonzero(values > self.bound[:, None])
             self._wait(rows, start + columns[rows, slots], values[rows, slots])
         else:
-            rows, groups = np.nonzero(hits)
-            values = grouped[rows, :, groups]
-            hit, slots = np.nonzero(values > self.bound[rows][:, None])
-            self._wait(rows[hit], start + slots * grouped.shape[2] + groups[hit], values[hit, slots])
+            rows, group = np.nonzero(hits)
+            values = grouped[rows, :, group]
+            hit, slots = np.nonzero(values > least[rows][:, None])
+            self._wait(rows[hit], start + slots * groups + group[hit], values[hit, slots])
         if self._num_waiting >= num * keep:
             self.merge()
 

@@ -105,6 +105,20 @@ def test_a_gallery_sorted_from_worst_to_best_is_searched_right():
     np.testing.assert_array_equal(indices, np.tile([3999, 3998, 3997], (50, 1)))
 
 
+@pytest.mark.parametrize("copies", [5, 26, 60])
+def test_no_vector_outside_the_candidates_of_large_blocks_is_better(copies):
+    """The last of the best groups' maxima is kept, too, or a bound would claim that nothing is outside."""
+    rng, keep = np.random.default_rng(6), 26
+    queries, vectors = unit(rng, 3, 16), unit(rng, 20_000, 16)
+    vectors[rng.permutation(128)[:copies] + 128 * rng.integers(0, 64, copies)] = queries[1]  # one in a group
+    none = np.full((3, 1), -1)
+    bound, candidates = exact._candidates(queries, vectors, keep, none, exact.numpy_scores, 8192)
+    scores = queries @ vectors.T
+    assert (candidates >= 0).all()
+    np.put_along_axis(scores, candidates, -1, axis=1)
+    assert (scores.max(axis=1) <= bound + 1e-6).all()  # float32 products of other shapes differ in their last bits
+
+
 @pytest.mark.parametrize("search", SEARCHES)
 def test_excluded_rows_never_come_back(search):
     rng = np.random.default_rng(3)
