@@ -136,8 +136,6 @@ def load_queries(
 def _split(dataset: Dataset, data: Path, overrides: Sequence[str]) -> str | None:
     if data.suffix in (".yaml", ".yml"):
         return load_config(data, overrides).evaluation.split
-    if set(dataset.splits) <= {"train"}:  # a folder of pictures, which nobody divided
-        return None
     return split_to_search(dataset, fix="name one with --split")
 
 

@@ -67,7 +67,7 @@ def require_calibration(recipe: Recipe, calibration: Calibration | None) -> None
             f"{recipe.format} {recipe.precision} needs calibration pictures",
             got="none",
             expected="some hundred real pictures like those that will be embedded",
-            fix="pass calibration=, or --data on the command line; random pictures scale activations wrongly",
+            fix="pass calibration=, or --data with a split train; random pictures scale activations wrongly",
         )
 
 

@@ -52,9 +52,10 @@ def proof_of(
         data: run config, folder, CSV manifest or npz file instead of the run's data.
         gallery_model: checkpoint of the gallery model instead of the run's.
         split: whose pictures search and are searched; with None, that of the run's or the run config's evaluation, else
-            the one that is not ``train``; of data without splits all do.
+            the one that is not ``train``; of data that nobody divided all do.
         overrides: ``key.path=value`` of the run config.
-        calibration_pictures: how many are drawn, with ``seed``, from the split ``train``; 0: none.
+        calibration_pictures: how many are drawn, with ``seed``, from the split ``train``, or from all pictures where
+            nobody divided them and nothing is searched; 0: none.
         search: whether there is to be a retrieval test.
         say: told what is going on.
 
@@ -84,8 +85,8 @@ def proof_of(
         split = split or evaluation.split
         dataset = dataset if evaluation.exclude_groups else replace(dataset, groups=None)
     calibration, drawn = None, np.empty(0, np.int64)
-    if calibration_pictures and "train" in dataset.splits:
-        train = dataset.split("train")
+    if calibration_pictures and ("train" in dataset.splits or not (dataset.splits or search)):
+        train = dataset.split("train") if dataset.splits else np.arange(len(dataset))
         drawn = np.random.default_rng(seed).permutation(train)[:calibration_pictures]
         calibration = read_pixels(dataset, np.sort(drawn), student.preprocess)
     if not search:
@@ -108,10 +109,11 @@ def proof_of(
         )
     split = split or split_to_search(dataset, fix="name one with --split, or search nothing (--no-retrieval)")
     indices = np.arange(len(dataset)) if split is None else dataset.split(split)
+    name = dataset.name if split is None else f"{dataset.name}/{split}"
     if np.isin(drawn, indices).any():
         raise ConfigError(
             "files would be judged on the pictures that they are calibrated on",
-            got=f"split {split}, {np.isin(drawn, indices).sum()} of {len(drawn)} calibration pictures",
+            got=f"{np.isin(drawn, indices).sum()} of {len(drawn)} calibration pictures in {name}",
             expected="classes never trained on",
             fix="name another with --split, or calibrate nothing",
         )
@@ -122,7 +124,6 @@ def proof_of(
     def read(queries: np.ndarray) -> np.ndarray:
         return read_pixels(dataset, indices[protocol.query_ids[queries]], student.preprocess)
 
-    name = dataset.name if split is None else f"{dataset.name}/{split}"
     return Proof(calibration, RetrievalTest(name, read, vectors, protocol))
 
 

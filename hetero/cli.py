@@ -329,7 +329,7 @@ def data(
     dataset = open_source(source, set_ or [], skip_bad=skip_bad)
     content = describe(dataset)
     if sheet is not None:
-        classes = contact_sheet(dataset, split or _any_split(dataset), sheet, seed)
+        classes = contact_sheet(dataset, split or next(iter(dataset.splits), None), sheet, seed)
         content["sheet"] = {"path": str(sheet), "classes": classes}
     if save_images is not None:
         content["manifest"] = str(save_pictures(dataset, save_images, split=split))
@@ -347,12 +347,6 @@ def data(
 
 def _is_bundle(path: Path) -> bool:
     return (path / "manifest.json").exists() or path.suffix == ".hetero"
-
-
-def _any_split(dataset: Any) -> str:
-    if not dataset.splits:
-        raise ConfigError(f"{dataset.name} has no splits", fix="leave --sheet out, or put the classes into splits")
-    return next(iter(dataset.splits))
 
 
 def _named_bundle(text: str) -> tuple[str, Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hetero.data.open import DataConfig
 from hetero.errors import ConfigError
@@ -164,13 +164,32 @@ class RunConfig(Section):
         """How a picture becomes the input of a student: as of the gallery model, at the student's own size."""
         return self.preprocess.model_copy(update={"height": arch.size, "width": arch.size})
 
+    def tree(self) -> dict[str, Any]:
+        """Plain values that validate to an equal config, without the keys that are null by default."""
+        tree: dict[str, Any] = _told(self, self.model_dump(mode="json"))
+        return tree
+
     def to_yaml(self) -> str:
         """YAML that :func:`parse_config` reads back to an equal config."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.tree(), sort_keys=False, allow_unicode=True)
 
     def digest(self) -> str:
         """SHA-256 of the JSON without ``evaluation`` and ``device``: the same digest trains the same models."""
         return hashlib.sha256(self.model_dump_json(exclude={"evaluation", "device"}).encode("utf-8")).hexdigest()
+
+
+def _told(value: Any, dumped: Any) -> Any:
+    """A null that switches off what is on by default has to be told; others need not."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {
+            key: _told(getattr(value, key), item)
+            for key, item in dumped.items()
+            if item is not None or fields[key].default is not None
+        }
+    if isinstance(value, tuple):
+        return [_told(one, item) for one, item in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def _require_trainable(student: StudentConfig, train: StudentTrainConfig | None) -> None:
@@ -257,7 +276,7 @@ def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The config with ``key.path=value`` overrides applied; errors as :func:`load_config`."""
     if not overrides:
         return config
-    tree = config.model_dump(mode="json", exclude_none=True)  # so that data.format may change, too
+    tree = config.tree()  # so that data.format may change, too
     for override in overrides:
         _apply(tree, override)
     return _validated(tree, "the config with --set")

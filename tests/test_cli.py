@@ -180,6 +180,17 @@ def test_index_takes_a_folder_of_loose_pictures_and_skips_bad_ones(trained, tmp_
     assert "broken.jpg" in content["skipped"][0]
 
 
+def test_pictures_that_nobody_divided_are_a_source_whatever_their_number_of_classes(trained, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 12, 12), dtype=np.uint8)
+    np.savez(tmp_path / "two.npz", images=pixels, labels=np.array([0, 0, 1, 1]))
+    indexed = documents(run("index", trained / "gallery", tmp_path / "two.npz", "--out", tmp_path / "g", "--json"))
+    assert indexed["count"] == 4
+    sheet, saved = tmp_path / "sheet.png", tmp_path / "saved"
+    content = documents(run("data", tmp_path / "two.npz", "--sheet", sheet, "--save-images", saved, "--json"))
+    assert (content["splits"], sorted(content["sheet"]["classes"])) == ({}, ["0", "1"])
+    assert documents(run("data", saved / "manifest.csv", "--json"))["images_per_class"]["min"] == 2
+
+
 def test_verify_passes_a_whole_bundle_and_fails_a_damaged_one(bundle, gallery, tmp_path):
     text = run("verify", bundle, "--gallery", gallery).stdout
     assert "FAILED" not in text

@@ -14,6 +14,7 @@ import yaml
 from commands import documents, run
 
 from exporters import recipes
+from exporters.proof import proof_of
 
 UPPER = ("retrieval", "flips", "thresholds")
 ALLOWED = [f"--allow={rung}" for rung in UPPER]  # one query more or less is more than the limits on a set so small
@@ -47,6 +48,16 @@ def test_export_prints_every_file_with_its_latency_and_writes_a_page(trained, tm
         assert part in text
     for file in content["manifest"]["files"]:
         assert f"{file['size_bytes']:,} B" in text
+
+
+def test_pictures_that_nobody_divided_all_search_or_all_calibrate(trained, tmp_path):
+    student, pixels = trained / "students" / "small", np.random.default_rng(0).integers(0, 256, (60, 12, 12), np.uint8)
+    np.savez(tmp_path / "some.npz", images=pixels, labels=np.arange(60) // 20)
+    places = {"data": tmp_path / "some.npz", "gallery_model": trained / "gallery"}
+    searched = proof_of(student, **places)
+    assert (searched.calibration, searched.retrieval.name) == (None, "some")
+    assert len(searched.retrieval.protocol.query_ids) == len(searched.retrieval.gallery) == 60
+    assert len(proof_of(student, **places, search=False, calibration_pictures=40).calibration) == 40
 
 
 def test_in_a_run_files_are_calibrated_on_its_pictures_and_search_its_gallery(trained, tmp_path):

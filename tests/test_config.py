@@ -45,6 +45,14 @@ def test_overrides_reach_nested_keys_and_list_entries(tree):
     assert with_overrides(config, []) is config
 
 
+def test_a_check_that_was_switched_off_stays_off(tree):
+    off = "evaluation.expect={control_times_chance: null, minimum_cell: null}"
+    config = parse(tree, off)
+    again = with_overrides(config, ["evaluation.rotations=100"])
+    for one in (config, parse_config(config.to_yaml()), again):
+        assert (one.evaluation.expect.control_times_chance, one.evaluation.expect.minimum_cell) == (None, None)
+
+
 def test_overriding_an_aliased_section_changes_that_place_alone(tree):
     text = yaml.safe_dump(tree)
     assert "&id" in text  # the toy config shares its training section

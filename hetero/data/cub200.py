@@ -81,9 +81,9 @@ def _edges(row: Row) -> tuple[int, int, int, int]:
             number = float(row.values[column])
         except ValueError:
             number = math.nan
-        least = 0.0 if column in ("x", "y") else 1.0
-        if not (math.isfinite(number) and number >= least):
-            raise row.refused(column, f"pixels, at least {least:g}")
+        if not (math.isfinite(number) and number >= 0):
+            raise row.refused(column, "pixels, at least 0")
         numbers.append(number)
     x, y, width, height = numbers
-    return math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
+    left, top = math.floor(x), math.floor(y)
+    return left, top, math.ceil(x + width) if width else left, math.ceil(y + height) if height else top

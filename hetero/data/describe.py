@@ -47,7 +47,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def contact_sheet(
     dataset: Dataset,
-    split: str,
+    split: str | None,
     path: Path,
     seed: int,
     *,
@@ -58,7 +58,7 @@ def contact_sheet(
     """Save a PNG of random classes of a split, a row each; return the class names, top to bottom.
 
     Args:
-        dataset, split: what to show.
+        dataset, split: what to show; None: all.
         path: the PNG file, replaced in one step.
         seed: of the choice of classes and pictures.
         num_classes, per_class: at most so many rows and pictures in a row.
@@ -69,7 +69,7 @@ def contact_sheet(
         ImageError: a picture cannot be read.
         StorageError: the file cannot be written.
     """
-    indices = dataset.split(split)
+    indices = np.arange(len(dataset)) if split is None else dataset.split(split)
     labels = dataset.labels[indices]
     rng = np.random.default_rng(seed)
     classes = rng.permutation(np.unique(labels))[:num_classes]

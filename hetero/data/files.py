@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,13 @@ UNSUPPORTED_ENDINGS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2"
 def is_picture(path: Path) -> bool:
     """Whether the name says that the file is a picture, readable here or not; hidden files never are."""
     return not path.name.startswith(".") and path.suffix.lower() in IMAGE_ENDINGS + UNSUPPORTED_ENDINGS
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Every file at any depth, but for what lies in hidden folders (thumbnails, version control)."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names)
 
 
 def unusable(paths: Sequence[Path], *, skip_bad: bool, boxes: np.ndarray | None = None) -> dict[int, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hetero.data.dataset import Dataset
 from hetero.data.draft import Draft, finish, group_numbers
-from hetero.data.files import IMAGE_ENDINGS, is_picture, unusable
+from hetero.data.files import IMAGE_ENDINGS, is_picture, unusable, visible_files
 from hetero.data.splits import SPLIT_NAMES, SplitConfig
 from hetero.errors import DataError
 
@@ -154,8 +153,7 @@ def _places(root: Path, class_folders: Sequence[tuple[str | None, Path]]) -> dic
 
 def _pictures(folder: Path) -> list[Path]:
     """Every picture below a class folder, sorted; other files (notes, thumbnail databases) are no concern."""
-    paths = [Path(parent) / name for parent, _, names in os.walk(folder) for name in names]
-    return sorted(path for path in paths if is_picture(path))
+    return sorted(path for path in visible_files(folder) if is_picture(path))
 
 
 def _splits(found: Sequence[_Found]) -> dict[str, np.ndarray]:

@@ -90,7 +90,7 @@ def hold_out_last(
             f"cannot hold out val_classes={num_classes} of dataset {data!r}",
             got=f"splits {', '.join(splits)}",
             expected="a train split and no val split",
-            fix="set val_classes to 0",
+            fix="set val_classes to 0, or, where hetero divides the classes, split.val_fraction to 0",
         )
     train = splits["train"]
     classes = np.unique(labels[train])

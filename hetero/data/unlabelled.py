@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from hetero.data.dataset import Dataset
-from hetero.data.files import is_picture, unusable
+from hetero.data.files import is_picture, unusable, visible_files
 from hetero.errors import DataError
 
 
@@ -22,9 +21,7 @@ def read_unlabelled(path: Path) -> Dataset:
     """
     if not path.is_dir():
         raise DataError(f"there is no folder of unlabelled pictures at {path}", fix="check student_training.unlabelled")
-    found = sorted(
-        Path(folder, name) for folder, _, names in os.walk(path) for name in names if is_picture(Path(folder, name))
-    )
+    found = sorted(file for file in visible_files(path) if is_picture(file))
     if not found:
         raise DataError(f"there are no pictures in {path}", fix="check student_training.unlabelled")
     unusable(found, skip_bad=False)

@@ -189,6 +189,8 @@ def _candidates(
         buffer[rows, excluded[rows, slots] - start] = -np.inf
         best.add(buffer, start)
     best.merge()
+    if keep == len(vectors):
+        best.bound[:] = -np.inf  # nothing is outside
     return best.bound, best.indices
 
 

@@ -119,7 +119,12 @@ def save_gallery(
         ),
         weights_sha256=digest,
         classes=class_names(dataset, loader.classes),
-        provenance={"config_sha256": config.digest(), "dataset": dataset.name} | provenance,
+        provenance={
+            "config_sha256": config.digest(),
+            "dataset": dataset.name,
+            "loss": trainee.loss.config.model_dump(mode="json", exclude_none=True),
+        }
+        | provenance,
     )
     save_model(path, network, card, normalize(trainee.loss.prototypes[: len(loader.classes)]))
 

@@ -27,7 +27,7 @@ def resolve_device(name: str) -> torch.device:
 
 def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
     """bfloat16 (no loss scaling needed) or None, full precision, for a config's ``precision`` on a device."""
-    capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    capable = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bfloat16" or (precision == "auto" and capable):
         return torch.bfloat16
     return None

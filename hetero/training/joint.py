@@ -140,7 +140,7 @@ def _continued(
     steps: int,
     device: torch.device,
 ) -> Trainee:
-    """The finished gallery model as a trainee, with the whole classifier that its own training left, if it did."""
+    """The finished gallery model as a trainee with its own loss, and the whole classifier if its training left one."""
     state = latest_state(run / "state" / GALLERY_PHASE)
     classifier = gallery.prototypes if state is None else state.tensors[f"{GALLERY_PHASE}/loss/prototypes"]
     if classifier is None or len(classifier) not in (num_classes, POSES * num_classes):
@@ -152,7 +152,7 @@ def _continued(
     trainee = Trainee(
         GALLERY_PHASE,
         gallery.arch,
-        config.gallery.loss,
+        _own_loss(config, gallery),
         train,
         steps=steps,
         num_classes=len(classifier),
@@ -163,3 +163,17 @@ def _continued(
     with torch.no_grad():
         trainee.loss.prototypes.copy_(classifier)
     return trainee
+
+
+def _own_loss(config: RunConfig, gallery: LoadedModel) -> LossConfig:
+    """What the gallery model was trained with; the config's, where it comes from a version that kept no note of it."""
+    asked, noted = config.gallery.loss, gallery.card.provenance.get("loss")
+    own = asked if noted is None else LossConfig.model_validate(noted)
+    if asked not in (own, type(config.gallery).model_fields["loss"].default):
+        raise ConfigError(
+            "the gallery model cannot be tuned with another loss than its own",
+            got=f"gallery.loss {asked.model_dump(exclude_none=True)}",
+            expected=f"{own.model_dump(exclude_none=True)}",
+            fix="remove gallery.loss: the checkpoint tells it",
+        )
+    return own

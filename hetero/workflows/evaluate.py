@@ -211,7 +211,7 @@ def evaluate_run(
         run=schema.Run(
             name=config.name,
             command=" ".join(["hetero", *sys.argv[1:]]) if "hetero" in Path(sys.argv[0]).name else "hetero compat",
-            config=config.model_dump(mode="json", exclude_none=True),
+            config=config.tree(),
             config_sha256=config.digest(),
             hetero_version=hetero.__version__,
             versions={

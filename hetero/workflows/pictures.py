@@ -20,25 +20,28 @@ def save_pictures(dataset: Dataset, out: Path, *, split: str | None = None) -> P
     """Write PNG files and ``manifest.csv`` into a new directory; returns the manifest's path.
 
     Args:
-        split: only its pictures; None writes every split.
+        split: only its pictures; None writes every split, or, of data without splits, all pictures.
 
     Raises:
         DataError: the pictures are files already.
     """
     if not isinstance(dataset.images, np.ndarray):
         raise DataError(f"the pictures of {dataset.name!r} are files already", fix="use them where they are")
-    names = [split] if split is not None else list(dataset.splits)
+    parts: dict[str | None, np.ndarray] = {None: np.arange(len(dataset))}
+    if split is not None or dataset.splits:
+        parts = {name: dataset.split(name) for name in ([split] if split is not None else dataset.splits)}
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["path", "label", "split", "role", "group"])
+    rows.writerow(["path", "label", "role", "group", *([] if None in parts else ["split"])])
     with atomic.directory(out, marker="manifest.csv") as folder:
-        for name in names:
-            for index in dataset.split(name).tolist():
+        for name, indices in parts.items():
+            for index in indices.tolist():
                 file = f"{index:06d}.png"
                 Image.fromarray(dataset.images[index]).save(folder / file)
                 role = ROLE_BOTH if dataset.roles is None else int(dataset.roles[index])
                 group = NO_GROUP if dataset.groups is None else int(dataset.groups[index])
                 label = dataset.class_names[int(dataset.labels[index])]
-                rows.writerow([file, label, name, _ROLES[role], "" if group == NO_GROUP else group])
+                row = [file, label, _ROLES[role], "" if group == NO_GROUP else group]
+                rows.writerow(row if name is None else [*row, name])
         (folder / "manifest.csv").write_text(table.getvalue(), encoding="utf-8")
     return out / "manifest.csv"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,14 @@ from hetero.data.open import open_dataset
 from hetero.data.splits import SPLIT_NAMES, SplitConfig
 from hetero.errors import ConfigError, DataError
 
-_EVERYTHING = SplitConfig(val_fraction=0, test_fraction=0)  # what is searched needs no division
+_EVERYTHING = SplitConfig(val_fraction=0, test_fraction=0)
 
 
 def open_source(source: Path, overrides: Sequence[str] = (), *, skip_bad: bool = False) -> Dataset:
     """The dataset behind a path.
 
     A folder of pictures without sub-folders is one class, ``unlabelled``. Classes of a single picture are welcome:
-    a gallery is searched, not trained on.
+    a gallery is searched, not trained on. Pictures that nobody divided are in no split.
 
     Args:
         overrides: ``key.path=value`` of a run config. skip_bad: list unreadable pictures instead of failing.
@@ -46,17 +48,32 @@ def open_source(source: Path, overrides: Sequence[str] = (), *, skip_bad: bool =
             return Dataset(source.name, tuple(loose), np.zeros(len(loose), np.int64), ("unlabelled",), {})
         own = any(path.name in SPLIT_NAMES for path in source.iterdir())
         split = None if own else _EVERYTHING
-        return open_dataset(FolderConfig(path=source, split=split, min_images_per_class=1, skip_bad=skip_bad))
+        return _undivided(FolderConfig(path=source, split=split, min_images_per_class=1, skip_bad=skip_bad))
     if source.suffix == ".csv":
         split = None if "split" in _header(source) else _EVERYTHING
-        return open_dataset(CsvConfig(path=source, split=split, min_images_per_class=1, skip_bad=skip_bad))
+        return _undivided(CsvConfig(path=source, split=split, min_images_per_class=1, skip_bad=skip_bad))
     if source.suffix != ".npz":
         raise DataError(
             f"{source} is no source of pictures",
             expected="a folder of images, a .csv manifest, an .npz file or a .yaml run config",
             fix="check the path",
         )
-    return open_dataset(NpzConfig(path=source, min_images_per_class=1))
+    split = None if _has_splits(source) else _EVERYTHING
+    return _undivided(NpzConfig(path=source, split=split, min_images_per_class=1))
+
+
+def _undivided(config: FolderConfig | CsvConfig | NpzConfig) -> Dataset:
+    """The dataset, without the split that a reader makes of pictures which nobody divided."""
+    dataset = open_dataset(config)
+    return dataset if config.split is None else replace(dataset, splits={})
+
+
+def _has_splits(source: Path) -> bool:
+    try:
+        with zipfile.ZipFile(source) as file:
+            return any(f"{name}.npy" in file.namelist() for name in SPLIT_NAMES)
+    except (OSError, zipfile.BadZipFile):
+        return False  # the reader says what is wrong
 
 
 def _header(source: Path) -> list[str]:

@@ -12,7 +12,7 @@ from hetero.config import RunConfig
 from hetero.data.dataset import Dataset, digest
 from hetero.data.open import open_dataset
 from hetero.data.unlabelled import read_unlabelled
-from hetero.errors import MissingExtraError
+from hetero.errors import DataError, MissingExtraError
 from hetero.logs import Progress
 from hetero.retrieval.compat import chance_level
 from hetero.retrieval.protocol import for_dataset
@@ -85,13 +85,20 @@ def _unlabelled_digest(config: RunConfig) -> str | None:
 def _require_searchable(config: RunConfig, dataset: Dataset) -> None:
     """Say now, not after the training, that there is nothing to search, or that a threshold cannot be calibrated.
 
-    One class alone is refused elsewhere.
+    One class alone in ``train`` is refused elsewhere.
     """
     if not any(student.role == "compatible" for student in config.students):
         return
     if not config.evaluation.exclude_groups:
         dataset = replace(dataset, groups=None)
-    chance_level(for_dataset(dataset, dataset.split(config.evaluation.split)))
+    split = config.evaluation.split
+    if chance_level(for_dataset(dataset, dataset.split(split))) == 1:
+        raise DataError(
+            f"nobody can be wrong about split {split!r} of {dataset.name}: every candidate of a query is of its class",
+            got=f"{len(np.unique(dataset.labels[dataset.split(split)]))} class",
+            expected="at least 2 classes",
+            fix=f"add classes, or raise data.split.{split}_fraction where hetero divides them",
+        )
     train = dataset.split("train")
     if len(np.unique(dataset.labels[train])) > 1:
         limits: Any = {"max_queries": MAX_CALIBRATION_QUERIES, "seed": config.seed}

@@ -104,10 +104,10 @@ def test_a_missing_list_is_named_with_its_folder(root: Path, name: str) -> None:
         ("classes", 2, "3", r"classes\.txt line 3: wrong number of values"),
         ("bounding_boxes", 2, "9 1.0 1.0 3.0 3.0", r"images\.txt line 3: the image_id 3 is not in bounding_boxes\.txt"),
         ("bounding_boxes", 2, "3 1.0 1.0 3.0", "line 3: wrong number of values"),
-        ("bounding_boxes", 2, "3 1.0 1.0 x 3.0", "line 3: wrong width; got 'x'; expected pixels, at least 1"),
+        ("bounding_boxes", 2, "3 1.0 1.0 x 3.0", "line 3: wrong width; got 'x'; expected pixels, at least 0"),
         ("bounding_boxes", 2, "3 -1.0 1.0 3.0 3.0", "line 3: wrong x; got '-1.0'; expected pixels, at least 0"),
         ("bounding_boxes", 2, "3 1.0 nan 3.0 3.0", "line 3: wrong y"),
-        ("bounding_boxes", 2, "3 1.0 1.0 0.0 3.0", "line 3: wrong width"),
+        ("bounding_boxes", 2, "3 1.5 1.0 0.0 3.0", "line 3: the box holds no pixel"),
     ],
 )
 def test_a_wrong_line_is_refused_by_number(root: Path, name: str, line: int, text: str, message: str) -> None:
@@ -145,3 +145,10 @@ def test_skip_bad_leaves_out_a_picture_that_its_box_misses(root: Path) -> None:
     found = read_cub200(config(root, crop=True, skip_bad=True, min_images_per_class=1))
     assert len(found) == 7
     assert "holds nothing of the picture" in found.skipped[0]
+
+
+def test_skip_bad_leaves_out_a_picture_with_an_empty_box(root: Path) -> None:
+    write(root, "bounding_boxes", ["1 1.5 1.0 0.0 3.0", *LISTS["bounding_boxes"][1:]])
+    found = read_cub200(config(root, crop=True, skip_bad=True, min_images_per_class=1))
+    assert len(found) == 7
+    assert "an empty box" in found.skipped[0]

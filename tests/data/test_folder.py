@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from hetero.data.folder import FolderConfig, read_folder
 from hetero.data.splits import SplitConfig
+from hetero.data.unlabelled import read_unlabelled
 from hetero.errors import ConfigError, DataError, ImageError
 
 MakeFolder = Callable[[Mapping[str, int]], Path]
@@ -127,8 +129,11 @@ def test_files_that_are_no_pictures_are_left_alone(make_folder: MakeFolder) -> N
     for name in ("Thumbs.db", "notes.txt", ".hidden.png", "0.PNG.part"):
         (root / "cat" / name).write_bytes(b"")
     (root / ".cache").mkdir()
+    (root / "cat" / ".thumbs").mkdir()
+    shutil.copy(root / "cat" / "0.png", root / "cat" / ".thumbs")
     found = read_folder(FolderConfig(path=root, split=ALL_TRAIN))
     assert len(found) == 4
+    assert len(read_unlabelled(root)) == 4
 
 
 def spoil(root: Path) -> list[Path]:

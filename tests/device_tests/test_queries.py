@@ -145,7 +145,9 @@ def test_roles_and_groups_of_the_data_are_kept(pictures, tmp_path):
 def test_several_splits_must_be_named(tmp_path):
     images = np.zeros((12, 4, 4), np.uint8)
     labels = np.arange(12, dtype=np.int32) // 2
-    np.savez(tmp_path / "d.npz", images=images, labels=labels, classes=np.array(list("abcdef")))
+    np.savez(
+        tmp_path / "d.npz", images=images, labels=labels, classes=np.array(list("abcdef")), val=[0, 1], test=[2, 3]
+    )
     gallery = gallery_of(
         tmp_path / "gallery", [Item(f"/{name}{k}", i, name) for i, name in enumerate("abcdef") for k in range(2)]
     )

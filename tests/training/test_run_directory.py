@@ -121,6 +121,17 @@ def test_a_test_split_in_which_nothing_can_be_found_is_refused_before_the_traini
         train_run(free, tmp_path / "run", progress=StopAt(2))
 
 
+def test_a_test_split_of_one_class_is_refused_before_the_training(tmp_path):
+    path = write_pictures(tmp_path / "toy.npz")
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    one = arrays["test"][arrays["labels"][arrays["test"]] == arrays["labels"][arrays["test"][0]]]
+    np.savez(path, **(arrays | {"test": one}))
+    with pytest.raises(DataError, match=r"nobody can be wrong about split 'test' of toy.*got 1 class"):
+        train_run(toy_config(path), tmp_path / "run", progress=SilentProgress())
+    assert not (tmp_path / "run").exists()
+
+
 def test_students_may_change_until_their_training_begins_and_the_evaluation_always(pictures, finished, tmp_path):
     lone = toy_tree(pictures) | {"students": []}
     train_run(RunConfig.model_validate(lone), tmp_path / "run", progress=SilentProgress())

@@ -152,6 +152,19 @@ def test_a_tuned_gallery_model_keeps_the_poses_it_has_learnt(pictures, tmp_path)
     assert lines["tuning"][0]["loss"]["gallery"]["softmax"] > 1.0
 
 
+def test_a_gallery_model_from_a_checkpoint_is_tuned_with_its_own_loss(pictures, tmp_path):
+    lone = toy_tree(pictures) | {"students": []}
+    lone["gallery"] = lone["gallery"] | {"loss": {"softmax": {"scale": 30.0, "margin": 0.0}}}
+    gallery = train(lone, tmp_path / "lone").gallery
+    own = read_card(gallery).provenance["loss"]
+    assert own["softmax"] == {"weight": 1.0, "scale": 30.0, "margin": 0.0}
+    tuned = with_students(pictures, gallery, student("a")) | {"joint": {"kind": "tuned", "epochs": 1}}
+    assert read_card(train(tuned, tmp_path / "tuned").gallery).provenance["loss"] == own
+    tuned["gallery"] = tuned["gallery"] | {"loss": {"softmax": {"scale": 20.0}}}
+    with pytest.raises(ConfigError, match=r"another loss than its own; got .*20\.0.*expected .*30\.0"):
+        train(tuned, tmp_path / "other")
+
+
 def test_a_gallery_model_of_other_classes_is_not_tuned(pictures, gallery, tmp_path):
     arrays = dict(np.load(pictures))
     turned = {"train": arrays["test"], "test": arrays["train"]}
