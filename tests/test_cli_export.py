@@ -106,7 +106,7 @@ def test_outside_a_run_data_and_gallery_model_take_its_place(student, trained, c
     rest = documents(run(*arguments, *more[:2]))["manifest"]["retrieval"]
     assert (rest["data"].endswith("/test"), rest["queries"]) == (True, 96)  # the classes that are not trained on
     judged = run(*arguments, *INT8, *more, "--calibration", 64, code=2)
-    assert "judged on the pictures that they are calibrated on; got split train, 64 of 64" in judged.stderr
+    assert "judged on the pictures that they are calibrated on; got 64 of 64" in judged.stderr
 
 
 def test_in_a_run_other_data_search_the_runs_gallery_model(trained, config, tmp_path):

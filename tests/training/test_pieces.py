@@ -240,6 +240,9 @@ def test_devices(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert autocast_dtype(cpu, "auto") is None
     assert autocast_dtype(cpu, "bfloat16") is torch.bfloat16
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert autocast_dtype(cuda, "auto") is torch.bfloat16
+    for supported, expected in ((True, torch.bfloat16), (False, None)):  # emulated is not enough
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True, yes=supported: including_emulation or yes
+        )
+        assert autocast_dtype(cuda, "auto") is expected
     assert autocast_dtype(cuda, "float32") is None
