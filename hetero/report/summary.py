@@ -33,10 +33,11 @@ def summary_markdown(summary: Any) -> str:
         summary: a :class:`hetero.workflows.summary.Summary`.
     """
     data, macs, seeds = summary.report.run.dataset, summary.report.macs, ", ".join(map(str, summary.seeds))
-    single = len(summary.seeds) == 1
+    count = len(summary.seeds)
+    told = f"One seed ({seeds})" if count == 1 else f"Means over seeds {seeds}, their range"
     lines = [
         f"{data.name}, split `{data.split}`: {words.searched(data)}. "
-        + (f"One seed ({seeds}): no ordering is claimed." if single else f"Means over seeds {seeds}, their range."),
+        + (f"{told}: no ordering is claimed." if count < 3 else f"{told}."),
         "",
         "| Model | MACs | Fewer | Seeds | R@1 in the gallery model's gallery | mAP@R there | R@1 in its own "
         "| mAP@R there |",

@@ -25,6 +25,7 @@ from hetero.workflows.scores import METRICS, PARAGON, SCORES, load_scores
 
 Scores = dict[str, dict[str, np.ndarray]]
 _PATHS = ("path", "cache", "checkpoint")
+_LEAST_TRAININGS = 3  # the interval over two has no width where their differences happen to be equal
 _ROUNDING = 1e-3  # of scores kept in float16
 
 
@@ -53,8 +54,8 @@ class Comparison:
 
     @property
     def claimed(self) -> bool:
-        """Whether there is an ordering that both intervals and all seeds agree on; never of a single training."""
-        if self.over_trainings is None:
+        """Whether there is an ordering that both intervals and all seeds agree on; never of fewer than three."""
+        if self.over_trainings is None or self.trainings < _LEAST_TRAININGS:
             return False
         found = (self.difference, self.over_trainings)
         above = min(*(one.low for one in found), *self.by_seed) > 0
