@@ -87,7 +87,7 @@ def load_queries(
     """
     dataset = open_source(data, overrides)
     split = split or _split(dataset, data, overrides)
-    indices = np.arange(len(dataset)) if split is None else dataset.split(split)
+    indices = dataset.split(split)
     name = dataset.name if split is None else f"{dataset.name}/{split}"
     if dataset.roles is not None:
         indices = indices[dataset.roles[indices] != ROLE_GALLERY]

@@ -86,7 +86,7 @@ def proof_of(
         dataset = dataset if evaluation.exclude_groups else replace(dataset, groups=None)
     calibration, drawn = None, np.empty(0, np.int64)
     if calibration_pictures and ("train" in dataset.splits or not (dataset.splits or search)):
-        train = dataset.split("train") if dataset.splits else np.arange(len(dataset))
+        train = dataset.split("train" if dataset.splits else None)
         drawn = np.random.default_rng(seed).permutation(train)[:calibration_pictures]
         calibration = read_pixels(dataset, np.sort(drawn), student.preprocess)
     if not search:
@@ -108,7 +108,7 @@ def proof_of(
             fix="name the gallery model that the student was trained with, or search nothing (--no-retrieval)",
         )
     split = split or split_to_search(dataset, fix="name one with --split, or search nothing (--no-retrieval)")
-    indices = np.arange(len(dataset)) if split is None else dataset.split(split)
+    indices = dataset.split(split)
     name = dataset.name if split is None else f"{dataset.name}/{split}"
     if np.isin(drawn, indices).any():
         raise ConfigError(

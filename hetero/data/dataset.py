@@ -75,8 +75,14 @@ class Dataset:
         """Whether every picture is a file read as it stands: neither cut nor inverted."""
         return not self.in_memory and self.boxes is None and not self.inverted
 
-    def split(self, name: str) -> np.ndarray:
-        """Image indices of a split, ``int64 [m]``; a missing split is a :class:`DataError` that lists the others."""
+    def split(self, name: str | None) -> np.ndarray:
+        """Image indices of a split, ``int64 [m]``, or with None of all images.
+
+        Raises:
+            DataError: there is no such split; lists the others.
+        """
+        if name is None:
+            return np.arange(len(self))
         try:
             return self.splits[name]
         except KeyError:

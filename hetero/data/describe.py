@@ -69,7 +69,7 @@ def contact_sheet(
         ImageError: a picture cannot be read.
         StorageError: the file cannot be written.
     """
-    indices = np.arange(len(dataset)) if split is None else dataset.split(split)
+    indices = dataset.split(split)
     labels = dataset.labels[indices]
     rng = np.random.default_rng(seed)
     classes = rng.permutation(np.unique(labels))[:num_classes]

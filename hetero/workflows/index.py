@@ -10,7 +10,6 @@ from hetero.data.dataset import NO_GROUP, ROLE_BOTH, Dataset
 from hetero.data.pixels import read_pixels, read_readable
 from hetero.errors import DataError, MissingExtraError, SpaceMismatchError
 from hetero.retrieval.gallery import GalleryRecord, Item, write_gallery
-from hetero.workflows.source import indices_of
 
 BLOCK = 4096  # pictures decoded and embedded at a time, so that a large gallery never lies in memory as pixels
 
@@ -44,7 +43,7 @@ def index_pictures(
         )
     target = str(resolve_device(device))
     network = loaded.network.to(target)
-    indices = indices_of(dataset, split)
+    indices = dataset.split(split)
     parts, kept, skipped = [], [], list(dataset.skipped)
     for start in range(0, len(indices), BLOCK):
         block = indices[start : start + BLOCK]

@@ -27,15 +27,13 @@ def save_pictures(dataset: Dataset, out: Path, *, split: str | None = None) -> P
     """
     if not isinstance(dataset.images, np.ndarray):
         raise DataError(f"the pictures of {dataset.name!r} are files already", fix="use them where they are")
-    parts: dict[str | None, np.ndarray] = {None: np.arange(len(dataset))}
-    if split is not None or dataset.splits:
-        parts = {name: dataset.split(name) for name in ([split] if split is not None else dataset.splits)}
+    names: list[str | None] = [split] if split is not None or not dataset.splits else list(dataset.splits)
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["path", "label", "role", "group", *([] if None in parts else ["split"])])
+    rows.writerow(["path", "label", "role", "group", *([] if names == [None] else ["split"])])
     with atomic.directory(out, marker="manifest.csv") as folder:
-        for name, indices in parts.items():
-            for index in indices.tolist():
+        for name in names:
+            for index in dataset.split(name).tolist():
                 file = f"{index:06d}.png"
                 Image.fromarray(dataset.images[index]).save(folder / file)
                 role = ROLE_BOTH if dataset.roles is None else int(dataset.roles[index])

@@ -84,11 +84,6 @@ def _header(source: Path) -> list[str]:
         return []  # the reader says what is wrong
 
 
-def indices_of(dataset: Dataset, split: str | None) -> np.ndarray:
-    """The images of a split, or all of them."""
-    return np.arange(len(dataset)) if split is None else dataset.split(split)
-
-
 def split_to_search(dataset: Dataset, *, fix: str) -> str | None:
     """The split whose pictures are meant to search: the one that is not ``train``; None of data without splits.
 

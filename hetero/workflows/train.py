@@ -92,11 +92,12 @@ def _require_searchable(config: RunConfig, dataset: Dataset) -> None:
     if not config.evaluation.exclude_groups:
         dataset = replace(dataset, groups=None)
     split = config.evaluation.split
-    if chance_level(for_dataset(dataset, dataset.split(split))) == 1:
+    searched = dataset.split(split)
+    if chance_level(for_dataset(dataset, searched)) == 1:
         raise DataError(
             f"nobody can be wrong about split {split!r} of {dataset.name}: every candidate of a query is of its class",
-            got=f"{len(np.unique(dataset.labels[dataset.split(split)]))} class",
-            expected="at least 2 classes",
+            got=f"number of classes: {len(np.unique(dataset.labels[searched]))}",
+            expected="at least 2",
             fix=f"add classes, or raise data.split.{split}_fraction where hetero divides them",
         )
     train = dataset.split("train")

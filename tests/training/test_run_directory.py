@@ -127,7 +127,7 @@ def test_a_test_split_of_one_class_is_refused_before_the_training(tmp_path):
         arrays = dict(stored)
     one = arrays["test"][arrays["labels"][arrays["test"]] == arrays["labels"][arrays["test"][0]]]
     np.savez(path, **(arrays | {"test": one}))
-    with pytest.raises(DataError, match=r"nobody can be wrong about split 'test' of toy.*got 1 class"):
+    with pytest.raises(DataError, match=r"nobody can be wrong about split 'test' of toy.*got number of classes: 1"):
         train_run(toy_config(path), tmp_path / "run", progress=SilentProgress())
     assert not (tmp_path / "run").exists()
 
