@@ -16,24 +16,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 from commands import documents, run
 from toy import toy_tree, write_pictures
 
-from benchmarks.keep_scores import main as keep_scores
-from benchmarks.results_pages import renewed
 from hetero.errors import CheckpointError, ConfigError
 from hetero.report.summary import plot_summary, summary_markdown
 from hetero.retrieval.bootstrap import Interval, paired_difference
 from hetero.workflows import summary
 from hetero.workflows.scores import SCORES, load_scores
 from hetero.workflows.summary import Comparison, summarise, without_folders
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("seeds")
-    (folder / "toy.yaml").write_text(yaml.safe_dump(toy_tree(write_pictures(folder / "toy.npz"))))
-    for seed in (0, 1):
-        run("train", folder / "toy.yaml", "--out", folder / str(seed), "--set", f"seed={seed}", "--threads", "1")
-        run("compat", folder / str(seed), code=1)
-    return [folder / "0", folder / "1"]
 
 
 @pytest.fixture
@@ -371,43 +359,3 @@ def test_the_difference_of_a_student_that_is_better_on_every_query_is_claimed(ru
     comparison = summarise(changed, [("small", "paragon")]).comparisons[0]
     assert comparison.claimed
     assert tuple(comparison.difference) == pytest.approx((0.25, 0.25, 0.25))
-
-
-def test_kept_scores_say_what_the_run_says(runs, tmp_path):
-    kept = [tmp_path / run.name for run in runs]
-    for source, target in zip(runs, kept, strict=True):
-        keep_scores(source, target)
-    whole, small = summarise(runs), summarise(kept)
-    for series in ("paragon", "small", "small/homogeneous", "alone"):
-        assert small.by_seed(series, "r_at_1") == pytest.approx(whole.by_seed(series, "r_at_1"), abs=1e-9)
-        assert small.by_seed(series, "map_at_r") == pytest.approx(whole.by_seed(series, "map_at_r"), abs=2e-4)
-    assert not any(series.endswith("/reverse") for own in small.scores.values() for series in own)
-    for first, second in zip(whole.comparisons, small.comparisons, strict=True):
-        assert tuple(second.difference) == pytest.approx(tuple(first.difference), abs=2e-4)
-
-
-def test_kept_scores_name_no_folder_and_go_with_runs_on_any_machine(runs, tmp_path):
-    keep_scores(runs[0], tmp_path / "kept")
-    data = json.loads((runs[0] / "report.json").read_text())["run"]["config"]["data"]
-    assert Path(data["path"]).is_absolute()
-    assert json.dumps(str(Path(data["path"]).parent))[1:-1] not in (tmp_path / "kept" / "report.json").read_text()
-    command = json.loads((tmp_path / "kept" / "report.json").read_text())["run"]["command"]
-    assert command.startswith("hetero compat")
-    assert "/" not in command
-    both = summarise([tmp_path / "kept", runs[1]])
-    assert both.by_seed("small", "r_at_1") == pytest.approx(summarise(runs).by_seed("small", "r_at_1"), abs=1e-9)
-
-
-def test_a_page_of_results_has_its_tables_and_plots_made_again(runs, tmp_path):
-    for source in runs:
-        shutil.copytree(source, tmp_path / "kept" / source.name)
-    page = "before\n<!-- hetero summary kept/0 kept/1 --plot curve.svg -->\nold\n<!-- end -->\nafter\n"
-    made = renewed(page, tmp_path)
-    assert made.startswith("before\n<!-- hetero summary kept/0 kept/1 --plot curve.svg -->\n")
-    assert made.endswith("\n<!-- end -->\nafter\n")
-    assert run("summary", *runs, "--markdown").stdout.strip() in made
-    assert "old" not in made
-    assert (tmp_path / "curve.svg").read_text().startswith("<svg")
-    assert renewed(made, tmp_path) == made
-    with pytest.raises(SystemExit, match=r"hetero summary kept/2\nerror: there is no readable report at kept/2"):
-        renewed("<!-- hetero summary kept/2 -->\n<!-- end -->", tmp_path)
