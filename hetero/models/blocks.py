@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetero.models.convolution import Convolution
+
 SQUEEZE_RATIO = 4  # Hu et al. use 16 for ResNets, MobileNetV3 4: students have few channels
 MIN_SQUEEZE = 8
 
@@ -17,8 +19,7 @@ def squeeze_width(channels: int) -> int:
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """Convolution with 'same' padding, without bias, and batch normalisation."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [conv, nn.BatchNorm2d(outputs)]
+    return [Convolution(inputs, outputs, kernel, stride=stride, groups=groups), nn.BatchNorm2d(outputs)]
 
 
 class SqueezeExcite(nn.Module):

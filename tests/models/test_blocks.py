@@ -1,0 +1,71 @@
+"""Blocks: their gradients are right with few channels, and what is exported keeps its strided convolutions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from exporters.trace import trace
+from hetero.models.arch import ArchSpec, Stage
+from hetero.models.blocks import Residual
+from hetero.models.network import build_network
+from hetero.preprocess import PreprocessSpec
+
+# oneDNN writes past a buffer here without the blocks' own convolution, so each case has a process to itself.
+SHORTCUT_GRADIENT = """
+    import json, sys, torch
+    from hetero.models.blocks import Residual
+    inputs, threads = map(int, sys.argv[1:])
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    block = Residual(inputs, 12, hidden=8, kernel=3, stride=2, squeeze_excite=False)
+    x = torch.randn(64, inputs, 28, 28)
+    errors = []
+    expected = block.double()
+    expected(x.double()).square().sum().backward()
+    exact = [parameter.grad.clone() for parameter in expected.parameters()]
+    block.float().zero_grad()
+    block.to(memory_format=torch.channels_last)
+    block(x.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+    for parameter, right in zip(block.parameters(), exact):
+        errors.append(((parameter.grad.double() - right).norm() / right.norm()).item())
+    print(json.dumps(errors), flush=True)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("inputs", [4, 6, 12])
+def test_a_narrow_strided_blocks_gradient_is_right_in_channels_last(inputs, threads):
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SHORTCUT_GRADIENT), str(inputs), str(threads)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert max(json.loads(run.stdout)) < 1e-3
+
+
+def test_a_strided_shortcut_gives_the_same_with_and_without_gradients():
+    torch.manual_seed(0)
+    block = Residual(6, 12, hidden=8, kernel=3, stride=2, squeeze_excite=False).eval()
+    x = torch.randn(5, 6, 15, 15)
+    learning = block(x).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), learning)
+
+
+def test_what_is_exported_keeps_the_strided_shortcuts():
+    arch = ArchSpec(size=16, channels=3, dim=8, stem_width=4, stages=(Stage(width=6), Stage(width=8)))
+    spec = PreprocessSpec(height=16, width=16, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    pointwise = [
+        operation.options["stride"]
+        for operation in trace(build_network(arch, seed=0), spec).operations
+        if operation.kind == "conv" and operation.weights["weight"].shape[2:] == (1, 1)
+    ]
+    assert pointwise == [(2, 2), (2, 2)]
