@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+
 import torch
 
 from hetero.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -31,3 +37,16 @@ def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
     if precision == "bfloat16" or (precision == "auto" and capable):
         return torch.bfloat16
     return None
+
+
+def warn_of_emulation(device: torch.device, precisions: Iterable[str]) -> None:
+    """Log a warning where a config asks for ``bfloat16`` on an x86 CPU without instructions for it."""
+    if device.type != "cpu" or "bfloat16" not in precisions or not hasattr(torch.cpu, "get_capabilities"):
+        return
+    found = torch.cpu.get_capabilities()
+    if found.get("architecture") == "x86_64" and not any(found.get(name) for name in _BFLOAT16_INSTRUCTIONS):
+        _log.warning(
+            "precision: bfloat16 is emulated on this processor (%s) and some ten times slower than float32; set "
+            "gallery.train.precision and student_training.gallery_precision to float32",
+            found.get("cpu_name", "no AVX-512 BF16, no AMX"),
+        )

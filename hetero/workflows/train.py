@@ -46,7 +46,7 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     except ImportError:
         raise MissingExtraError("hetero train", "torch", "train") from None
     from hetero.training.cloud import train_gallery
-    from hetero.training.device import resolve_device
+    from hetero.training.device import resolve_device, warn_of_emulation
     from hetero.training.joint import train_together, tune_gallery
     from hetero.training.run import run_directory
     from hetero.training.students import train_students
@@ -54,6 +54,7 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     if threads is not None:
         torch.set_num_threads(threads)
     device = resolve_device(config.device)
+    warn_of_emulation(device, _precisions(config))
     dataset = open_dataset(config.data)
     _require_searchable(config, dataset)
     _require_batches(config, dataset)
@@ -75,6 +76,13 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
         students={s.name: out / "students" / s.name for s in config.students if s.name not in stopped},
         stopped=stopped,
     )
+
+
+def _precisions(config: RunConfig) -> set[str]:
+    """Every arithmetic that a config asks for."""
+    gallery, students = config.gallery.train, config.student_training
+    asked: set[str] = set() if gallery is None else {gallery.precision}
+    return asked if students is None else asked | {students.precision, students.gallery_precision}
 
 
 def _unlabelled_digest(config: RunConfig) -> str | None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from toy import toy_config
 
-from hetero.errors import CheckpointError, ConfigError
+from hetero.errors import CheckpointError, ConfigError, DataError
 from hetero.journal import Journal, read_journal
+from hetero.logs import SilentProgress
 from hetero.training.augment import POSES, augment, stranger_views, turned_classes
 from hetero.training.config import AugmentConfig
 from hetero.training.device import autocast_dtype, resolve_device
 from hetero.training.resume import State, commit_state, latest_state
 from hetero.training.schedule import learning_rate
+from hetero.workflows.train import train_run
 
 
 def test_learning_rate_warms_up_linearly_and_falls_as_half_a_cosine():
@@ -246,3 +250,26 @@ def test_devices(monkeypatch):
         )
         assert autocast_dtype(cuda, "auto") is expected
     assert autocast_dtype(cuda, "float32") is None
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "warned"),
+    [
+        ({"architecture": "x86_64", "avx2": True}, "bfloat16", True),
+        ({"architecture": "x86_64", "avx2": True}, "float32", False),
+        ({"architecture": "x86_64", "avx512_bf16": True}, "bfloat16", False),
+        ({"architecture": "x86_64", "amx_bf16": True}, "bfloat16", False),
+        ({"architecture": "aarch64"}, "bfloat16", False),  # torch does not say
+    ],
+)
+def test_emulated_bfloat16_is_warned_of_before_a_run_crawls(found, asked, warned, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    for config in (
+        toy_config(Path("unread.npz"), (f"gallery.train.precision={asked}",)),
+        toy_config(Path("unread.npz"), (f"student_training.precision={asked}",)),
+        toy_config(Path("unread.npz"), (f"student_training.gallery_precision={asked}",)),
+    ):
+        caplog.clear()
+        with pytest.raises(DataError):
+            train_run(config, Path("unwritten"), progress=SilentProgress())
+        assert ("emulated" in caplog.text) == warned
