@@ -21,9 +21,10 @@ def convolve(
     """``torch.nn.functional.conv2d``; where gradients are computed, a strided 1×1 convolution is a dense one of every
     ``stride``-th pixel, which gives the same numbers.
 
-    In the gradient of such a convolution's weights oneDNN (3.12, which torch 2.13 has; its issue 6035) copies those
-    pixels into a buffer that is too small where pictures are channels-last and have fewer channels than a vector holds
-    (8 with AVX2, 16 with AVX-512). It writes past the buffer's end and, on several threads, computes a wrong gradient.
+    For the gradient of such a convolution's weights oneDNN (3.12, which torch 2.13 has; its issue 6035) copies those
+    pixels piece by piece, and puts the pieces where they would be if pictures had a vector's channels (8 with AVX2, 16
+    with AVX-512). With fewer channels, channels-last, it writes past its buffer and, on several threads, computes a
+    wrong gradient.
     Without gradients, and so in what is exported, this is an ordinary convolution.
     """
     if weight.shape[2:] == (1, 1) and stride != (1, 1) and padding == (0, 0) and torch.is_grad_enabled():
