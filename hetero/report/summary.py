@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -38,6 +39,7 @@ def summary_markdown(summary: Any) -> str:
     lines = [
         f"{data.name}, split `{data.split}`: {words.searched(data)}. "
         + (f"{told}: no ordering is claimed." if count < 3 else f"{told}."),
+        *(_differing(key, of) for key, of in summary.arithmetic.items()),
         "",
         "| Model | MACs | Fewer | Seeds | R@1 in the gallery model's gallery | mAP@R there | R@1 in its own "
         "| mAP@R there |",
@@ -134,6 +136,12 @@ def _line(
     axes.plot(costs, means, joined, marker=marker, color=colour, markersize=5, linewidth=1.2, label=label)
     for cost, values in points:
         axes.plot([cost, cost], [min(values), max(values)], color=colour, linewidth=2.2)
+
+
+def _differing(key: str, seeds_of: Mapping[str, Sequence[int]]) -> str:
+    """A line about a precision that the runs do not share."""
+    told = [f"{name} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})" for name, seeds in seeds_of.items()]
+    return f"`{key}` differs: {', '.join(told)}."
 
 
 def _row(summary: Any, name: str, macs: int, ratio: float, series: tuple[str | None, str]) -> str:

@@ -7,7 +7,7 @@ queries, of the mean over the seeds, which knows nothing of other trainings, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
@@ -25,6 +25,7 @@ from hetero.workflows.scores import METRICS, PARAGON, SCORES, load_scores
 
 Scores = dict[str, dict[str, np.ndarray]]
 _PATHS = ("path", "cache", "checkpoint")
+_PRECISIONS = frozenset({"precision", "gallery_precision"})
 _LEAST_TRAININGS = 3  # the interval over two has no width where their differences happen to be equal
 _ROUNDING = 1e-3  # of scores kept in float16
 
@@ -128,6 +129,7 @@ class Summary:
         scores: by seed; of a student that not all seeds have, only those that do hold series.
         comparisons: see :class:`Comparison`. turned: see :class:`Turned`. rival: see :class:`Rival`.
         mismatched: names of students that need not be of the gallery model's family.
+        arithmetic: config keys of a precision that the runs do not share, each with its values and their seeds.
     """
 
     report: Report
@@ -137,6 +139,7 @@ class Summary:
     turned: tuple[Turned, ...] = ()
     rival: Rival | None = None
     mismatched: frozenset[str] = frozenset()
+    arithmetic: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -175,6 +178,9 @@ class Summary:
             },
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "turned": [one.to_json() for one in self.turned],
+            "arithmetic": {
+                key: {name: list(seeds) for name, seeds in of.items()} for key, of in self.arithmetic.items()
+            },
         }
 
 
@@ -187,6 +193,8 @@ def summarise(
 ) -> Summary:
     """Put runs of one experiment together: other seeds, and other students of the same gallery models.
 
+    Processors have their arithmetic: runs may differ in precision, and the summary says so.
+
     Args:
         runs: run directories with ``report.json`` and ``scores.npz``, as ``hetero compat`` writes them.
         compare: pairs of series; by default each compatible student with the paragon and with itself alone
@@ -197,25 +205,26 @@ def summarise(
         ConfigError: no runs, a student of a seed twice, runs of different experiments, a series that there is not.
         BundleError, CheckpointError: files that are missing or damaged.
     """
-    report, students, scores, turned, spaces, mismatched = _gathered(runs)
+    mine = _gathered(runs)
+    report, scores = mine.report, mine.scores
     rival, trainings = None, dict[str, int]()
     if versus:
-        other, _, others, _, theirs, _ = _gathered(versus)
-        rival = Rival(other.run.name, Cost.of(report.macs.gallery, other.macs.gallery))
-        _require_same(versus[0], runs[0], "data", _data(other), _data(report))
-        if not scores.keys() & others.keys():
+        other = _gathered(versus)
+        rival = Rival(other.report.run.name, Cost.of(report.macs.gallery, other.report.macs.gallery))
+        _require_same(versus[0], runs[0], "data", _data(other.report), _data(report))
+        common = scores.keys() & other.scores.keys()
+        if not common:
             raise ConfigError(
-                f"{report.run.name} and {other.run.name} have no seed in common",
-                got=f"seeds {', '.join(map(str, scores))} and {', '.join(map(str, others))}",
+                f"{report.run.name} and {other.report.run.name} have no seed in common",
+                got=f"seeds {', '.join(map(str, scores))} and {', '.join(map(str, other.scores))}",
                 fix="train both with the same seeds",
             )
-        common = scores.keys() & others.keys()
         for seed in common:
-            scores[seed][rival.series] = others[seed][PARAGON]
-        trainings[rival.series] = min(len({of[seed] for seed in common}) for of in (spaces, theirs))
+            scores[seed][rival.series] = other.scores[seed][PARAGON]
+        trainings[rival.series] = min(len({of[seed] for seed in common}) for of in (mine.spaces, other.spaces))
     pairs = list(compare)
     if not pairs:
-        for student in students:
+        for student in mine.students:
             if student.role == "compatible":
                 pairs += [(student.name, PARAGON), (student.name, f"{student.name}/homogeneous")]
     if rival is not None:
@@ -223,7 +232,9 @@ def summarise(
     comparisons = tuple(
         _compared(first, second, metric, scores, resamples, trainings) for first, second in pairs for metric in METRICS
     )
-    return Summary(report, tuple(students), scores, comparisons, tuple(turned), rival, mismatched)
+    return Summary(
+        report, mine.students, scores, comparisons, mine.turned, rival, mine.mismatched, arithmetic=mine.arithmetic
+    )
 
 
 def _compared(
@@ -251,10 +262,20 @@ def _compared(
     return Comparison(first, second, metric, difference, tuple((one - two).mean(1).tolist()), fewest)
 
 
-def _gathered(
-    runs: Sequence[Path],
-) -> tuple[Report, list[Student], dict[int, Scores], list[Turned], dict[int, str], frozenset[str]]:
-    """The first run's report, all students, by seed the scores of its runs, turned controls, spaces, mismatched."""
+@dataclass(frozen=True)
+class _Gathered:
+    """The first run's report, and what :class:`Summary` has of all runs; ``spaces`` by seed."""
+
+    report: Report
+    students: tuple[Student, ...]
+    scores: dict[int, Scores]
+    turned: tuple[Turned, ...]
+    spaces: dict[int, str]
+    mismatched: frozenset[str]
+    arithmetic: dict[str, dict[str, list[int]]]
+
+
+def _gathered(runs: Sequence[Path]) -> _Gathered:
     if not runs:
         raise ConfigError("a summary needs runs", fix="name run directories that hetero compat has scored")
     reports = [load_report(run) for run in runs]
@@ -270,8 +291,9 @@ def _gathered(
         seed, gallery = report.run.seed, config["gallery"]
         _require_same(run, runs[0], "gallery models", report.macs.gallery, first.macs.gallery)
         if "checkpoint" not in gallery:
-            recipe = recipe or (run, gallery)
-            _require_same(run, recipe[0], "training of the gallery model", gallery, recipe[1])
+            training = _without_precision(gallery)
+            recipe = recipe or (run, training)
+            _require_same(run, recipe[0], "training of the gallery model", training, recipe[1])
         before = spaces.setdefault(seed, (run, report.space_id))
         if before[1] != report.space_id:
             raise ConfigError(
@@ -297,14 +319,33 @@ def _gathered(
                 score = {metric: getattr(student.cells.heterogeneous, metric).value for metric in METRICS}
                 turned.append(Turned(student.name, seed, score, student.rotated))
     _require_paired(runs[0], scores)
-    return (
-        first,
-        [student for _, student, _ in students.values()],
-        dict(sorted(scores.items())),
-        turned,
-        {seed: space for seed, (_, space) in spaces.items()},
-        frozenset(name for name, (_, _, settings) in students.items() if not settings["student"][0]["matched"]),
+    return _Gathered(
+        report=first,
+        students=tuple(student for _, student, _ in students.values()),
+        scores=dict(sorted(scores.items())),
+        turned=tuple(turned),
+        spaces={seed: space for seed, (_, space) in spaces.items()},
+        mismatched=frozenset(
+            name for name, (_, _, settings) in students.items() if not settings["student"][0]["matched"]
+        ),
+        arithmetic=_arithmetic(reports),
     )
+
+
+def _arithmetic(reports: Sequence[Report]) -> dict[str, dict[str, list[int]]]:
+    """Of each precision that the runs' configs do not share, the seeds under which it has which value."""
+    found: dict[str, dict[str, set[int]]] = {}
+    for report in reports:
+        config: Any = report.run.config
+        sections = {"gallery.train": config["gallery"].get("train"), "student_training": config.get("student_training")}
+        for section, settings in sections.items():
+            for key in _PRECISIONS & (settings or {}).keys():
+                found.setdefault(f"{section}.{key}", {}).setdefault(settings[key], set()).add(report.run.seed)
+    return {
+        key: {name: sorted(seeds) for name, seeds in sorted(of.items())}
+        for key, of in sorted(found.items())
+        if len(of) > 1
+    }
 
 
 def _require_of_report(run: Path, report: Report, scores: Scores) -> None:
@@ -333,10 +374,10 @@ def _data(report: Report) -> tuple[str, str, int, str]:
 def _settings(report: Report, student: Student) -> dict[str, Any]:
     """Everything of the config that a student's training depends on, but for its gallery model and seed.
 
-    Folders do not count: another machine has others.
+    Folders and arithmetic do not count: another machine has others.
     """
     free = ("name", "seed", "evaluation", "device", "gallery", "students")
-    config = without_folders(dict(report.run.config))
+    config = _without_precision(without_folders(dict(report.run.config)))
     shared = {key: value for key, value in config.items() if key not in free}
     own = [one for one in config["students"] if one["name"] == student.name]
     return shared | {"student": own}
@@ -354,12 +395,21 @@ def without_folders(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _without_precision(config: dict[str, Any]) -> dict[str, Any]:
+    """A config, or a part of one, without the arithmetic that it names."""
+    return {
+        key: _without_precision(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _PRECISIONS
+    }
+
+
 def _require_same(run: Path, other: Path, what: str, mine: Any, theirs: Any) -> None:
     if mine != theirs:
         raise ConfigError(
             f"{run} does not belong to the experiment of {other}",
             got=f"other {what}",
-            fix="summarise runs that differ in their seed and in their students alone",
+            fix="summarise runs that differ in seed, students and precision alone",
         )
 
 

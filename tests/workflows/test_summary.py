@@ -359,3 +359,21 @@ def test_the_difference_of_a_student_that_is_better_on_every_query_is_claimed(ru
     comparison = summarise(changed, [("small", "paragon")]).comparisons[0]
     assert comparison.claimed
     assert tuple(comparison.difference) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_runs_may_differ_in_arithmetic_and_the_summary_says_so(runs, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(runs[1], other)
+    report = json.loads((other / "report.json").read_text())
+    report["run"]["config"]["gallery"]["train"]["precision"] = "bfloat16"
+    report["run"]["config"]["student_training"]["gallery_precision"] = "bfloat16"
+    (other / "report.json").write_text(json.dumps(report))
+    found = summarise([runs[0], other])
+    assert found.to_json()["arithmetic"] == {
+        "gallery.train.precision": {"auto": [0], "bfloat16": [1]},
+        "student_training.gallery_precision": {"auto": [0], "bfloat16": [1]},
+    }
+    told = "`gallery.train.precision` differs: auto (seed 0), bfloat16 (seed 1)."
+    assert told in summary_markdown(found)
+    assert not summarise(runs).arithmetic
+    assert "differs" not in summary_markdown(summarise(runs))
