@@ -18,16 +18,17 @@ def convolve(
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
 ) -> Float[Tensor, "b k y x"]:
-    """``torch.nn.functional.conv2d``; where gradients are computed, a strided 1×1 convolution is a dense one of every
-    ``stride``-th pixel, which gives the same numbers.
+    """``torch.nn.functional.conv2d``; on a CPU, where gradients are computed, a strided 1×1 convolution is a dense one
+    of every ``stride``-th pixel, which gives the same numbers up to rounding.
 
     For the gradient of such a convolution's weights oneDNN (3.12, which torch 2.13 has; its issue 6035) copies those
     pixels piece by piece, and puts the pieces where they would be if pictures had a vector's channels (8 with AVX2, 16
     with AVX-512). With fewer channels, channels-last, it writes past its buffer and, on several threads, computes a
     wrong gradient.
-    Without gradients, and so in what is exported, this is an ordinary convolution.
+    Without gradients this is an ordinary convolution; whoever exports a network must switch them off.
     """
-    if weight.shape[2:] == (1, 1) and stride != (1, 1) and padding == (0, 0) and torch.is_grad_enabled():
+    pointwise = weight.shape[2:] == (1, 1) and padding == (0, 0)
+    if pointwise and stride != (1, 1) and x.device.type == "cpu" and torch.is_grad_enabled():
         x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
     return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 
 from hetero.errors import ConfigError
 
 _log = logging.getLogger(__name__)
-_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")
+_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -40,17 +40,18 @@ def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
 
 
 def emulates_bfloat16(device: torch.device) -> bool:
-    """Whether this is an x86 CPU without instructions for bfloat16: torch then takes some ten times float32's time."""
+    """Whether this is an x86 CPU without instructions for bfloat16: training in it is then much slower than float32."""
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     found = torch.cpu.get_capabilities()
     return found.get("architecture") == "x86_64" and not any(found.get(name) for name in _BFLOAT16_INSTRUCTIONS)
 
 
-def warn_of_emulation(device: torch.device, precisions: Iterable[str]) -> None:
-    """Log a warning where a config asks for ``bfloat16`` on a processor that emulates it."""
-    if "bfloat16" in precisions and emulates_bfloat16(device):
+def warn_of_emulation(device: torch.device, precisions: Mapping[str, str]) -> None:
+    """Log a warning where a config's keys (to their values) ask for ``bfloat16`` and the processor emulates it."""
+    asking = [key for key, precision in precisions.items() if precision == "bfloat16"]
+    if asking and emulates_bfloat16(device):
         _log.warning(
-            "precision: bfloat16 is emulated on this processor and some ten times slower than float32; set "
-            "gallery.train.precision and student_training.gallery_precision to float32"
+            "this processor has no instructions for bfloat16 and is much slower in it than in float32: add --set %s",
+            " --set ".join(f"{key}=float32" for key in asking),
         )

@@ -129,7 +129,8 @@ class Summary:
         scores: by seed; of a student that not all seeds have, only those that do hold series.
         comparisons: see :class:`Comparison`. turned: see :class:`Turned`. rival: see :class:`Rival`.
         mismatched: names of students that need not be of the gallery model's family.
-        arithmetic: config keys of a precision that the runs do not share, each with its values and their seeds.
+        arithmetic: config keys of a precision that the runs do not share (the rival's among them), each with its values
+            and their seeds.
     """
 
     report: Report
@@ -206,10 +207,11 @@ def summarise(
         BundleError, CheckpointError: files that are missing or damaged.
     """
     mine = _gathered(runs)
-    report, scores = mine.report, mine.scores
+    report, scores, reports = mine.report, mine.scores, mine.reports
     rival, trainings = None, dict[str, int]()
     if versus:
         other = _gathered(versus)
+        reports = reports + other.reports
         rival = Rival(other.report.run.name, Cost.of(report.macs.gallery, other.report.macs.gallery))
         _require_same(versus[0], runs[0], "data", _data(other.report), _data(report))
         common = scores.keys() & other.scores.keys()
@@ -233,7 +235,7 @@ def summarise(
         _compared(first, second, metric, scores, resamples, trainings) for first, second in pairs for metric in METRICS
     )
     return Summary(
-        report, mine.students, scores, comparisons, mine.turned, rival, mine.mismatched, arithmetic=mine.arithmetic
+        report, mine.students, scores, comparisons, mine.turned, rival, mine.mismatched, arithmetic=_arithmetic(reports)
     )
 
 
@@ -272,7 +274,7 @@ class _Gathered:
     turned: tuple[Turned, ...]
     spaces: dict[int, str]
     mismatched: frozenset[str]
-    arithmetic: dict[str, dict[str, list[int]]]
+    reports: list[Report]
 
 
 def _gathered(runs: Sequence[Path]) -> _Gathered:
@@ -328,7 +330,7 @@ def _gathered(runs: Sequence[Path]) -> _Gathered:
         mismatched=frozenset(
             name for name, (_, _, settings) in students.items() if not settings["student"][0]["matched"]
         ),
-        arithmetic=_arithmetic(reports),
+        reports=reports,
     )
 
 

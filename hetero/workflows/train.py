@@ -78,11 +78,15 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     )
 
 
-def _precisions(config: RunConfig) -> set[str]:
-    """Every arithmetic that a config asks for."""
-    gallery, students = config.gallery.train, config.student_training
-    asked: set[str] = set() if gallery is None else {gallery.precision}
-    return asked if students is None else asked | {students.precision, students.gallery_precision}
+def _precisions(config: RunConfig) -> dict[str, str]:
+    """Every arithmetic that a config asks for, by its key."""
+    asked: dict[str, str] = {}
+    if config.gallery.train is not None:
+        asked["gallery.train.precision"] = config.gallery.train.precision
+    if config.student_training is not None:
+        asked["student_training.precision"] = config.student_training.precision
+        asked["student_training.gallery_precision"] = config.student_training.gallery_precision
+    return asked
 
 
 def _unlabelled_digest(config: RunConfig) -> str | None:

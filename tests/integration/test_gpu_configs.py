@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from hetero.config import load_config
 from hetero.data.glyphs import GlyphsConfig, read_glyphs
@@ -15,7 +14,7 @@ from hetero.data.npz import NpzConfig, read_npz
 from hetero.journal import read_journal
 from hetero.logs import SilentProgress
 from hetero.models.cost import cost
-from hetero.training.device import emulates_bfloat16
+from hetero.training.device import emulates_bfloat16, resolve_device
 from hetero.workflows.evaluate import evaluate_run
 from hetero.workflows.train import train_run
 
@@ -63,7 +62,7 @@ def test_twenty_steps_of_a_gpu_config_on_the_cpu(name, side, channels, request, 
     made = load_config(EXAMPLES / f"resnet50-{name}.yaml", [f"data={{format: npz, path: {pictures}}}"])
     assert (made.gallery.train.precision, made.student_training.precision) == ("bfloat16", "bfloat16")
     arithmetic = ("gallery.train.precision", "student_training.precision", "student_training.gallery_precision")
-    emulated = emulates_bfloat16(torch.device("cpu"))  # where twenty steps take many minutes
+    emulated = emulates_bfloat16(resolve_device(made.device))  # where twenty steps take many minutes
     config = load_config(
         EXAMPLES / f"resnet50-{name}.yaml",
         [

@@ -264,12 +264,10 @@ def test_devices(monkeypatch):
 )
 def test_emulated_bfloat16_is_warned_of_before_a_run_crawls(found, asked, warned, monkeypatch, caplog):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    for config in (
-        toy_config(Path("unread.npz"), (f"gallery.train.precision={asked}",)),
-        toy_config(Path("unread.npz"), (f"student_training.precision={asked}",)),
-        toy_config(Path("unread.npz"), (f"student_training.gallery_precision={asked}",)),
-    ):
+    for key in ("gallery.train.precision", "student_training.precision", "student_training.gallery_precision"):
         caplog.clear()
+        config = toy_config(Path("unread.npz"), ("device=cpu", f"{key}={asked}"))
         with pytest.raises(DataError):
             train_run(config, Path("unwritten"), progress=SilentProgress())
-        assert ("emulated" in caplog.text) == warned
+        assert (f"--set {key}=float32" in caplog.text) == warned
+        assert caplog.text.count("--set") == warned

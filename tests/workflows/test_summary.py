@@ -375,5 +375,8 @@ def test_runs_may_differ_in_arithmetic_and_the_summary_says_so(runs, tmp_path):
     }
     told = "`gallery.train.precision` differs: auto (seed 0), bfloat16 (seed 1)."
     assert told in summary_markdown(found)
+    assert summarise([runs[0]], versus=[as_seed(other, tmp_path / "rival", 0)]).arithmetic == {
+        key: {"auto": [0], "bfloat16": [0]} for key in found.arithmetic
+    }
     assert not summarise(runs).arithmetic
     assert "differs" not in summary_markdown(summarise(runs))
