@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hetero.models.convolution import convolve
-
 IMAGE = "image"  # the name of the graph's input
 NORM_EPSILON = 1e-12  # torch.nn.functional.normalize's: a zero vector stays zero instead of becoming NaN
 
@@ -58,13 +56,16 @@ class Graph:
 
 
 class Step(nn.Module):
-    """One operation, its weights as parameters."""
+    """One operation, its weights as parameters, in torch's own layout: see hetero/models/convolution.py."""
 
     def __init__(self, operation: Operation) -> None:
         super().__init__()
         self.operation = operation
         self.weights = nn.ParameterDict(
-            {name: nn.Parameter(tensor.clone()) for name, tensor in operation.weights.items()}
+            {
+                name: nn.Parameter(tensor.clone(memory_format=torch.contiguous_format))
+                for name, tensor in operation.weights.items()
+            }
         )
 
     def forward(self, *values: Tensor) -> Tensor:
@@ -108,9 +109,9 @@ def _conv(
     groups: int,
 ) -> Tensor:
     top, bottom, left, right = padding
-    if (top, left) != (bottom, right):
-        x, top, left = functional.pad(x, (left, right, top, bottom)), 0, 0
-    return convolve(x, weight, bias, stride=stride, padding=(top, left), dilation=dilation, groups=groups)
+    if (top, left) == (bottom, right):
+        return functional.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
+    return functional.conv2d(functional.pad(x, (left, right, top, bottom)), weight, bias, stride, 0, dilation, groups)
 
 
 def _per_channel(vector: Tensor, x: Tensor) -> Tensor:

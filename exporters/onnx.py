@@ -58,7 +58,7 @@ def to_onnx(
     channels, height, width = graph.shape
     # Two pictures: an example of one would let the exporter take the batch for a constant.
     example = torch.zeros(2, height, width, channels, dtype=torch.uint8)
-    with quiet() as captured, torch.no_grad():  # a strided 1×1 convolution stays one: see convolve
+    with quiet() as captured:
         try:
             program = torch.onnx.export(
                 CameraNetwork(graph, dtype).eval(),

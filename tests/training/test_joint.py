@@ -141,7 +141,7 @@ def test_health_stops_a_loss_that_stays_far_above_its_beginning_and_forgives_a_b
 
 def test_a_student_of_smaller_pictures_shares_the_space_at_its_own_size(pictures, gallery, tmp_path):
     arch = student("x")["arch"] | {"size": 8}
-    tree = with_students(pictures, gallery, student("small", arch=arch), student("full"), epochs=6)
+    tree = with_students(pictures, gallery, student("small", arch=arch), student("full"), epochs=20)
     run = train(tree, tmp_path / "run")
     card = read_card(run.students["small"])
     assert (card.preprocess.height, card.preprocess.width, card.space_size) == (8, 8, 12)
