@@ -15,8 +15,8 @@ import numpy as np
 
 from hetero import atomic
 from hetero.report.build import load_report
+from hetero.workflows.experiment import without_folders
 from hetero.workflows.scores import SCORES
-from hetero.workflows.summary import without_folders
 
 DROPPED = ("curves", "examples", "histograms")
 

@@ -20,8 +20,9 @@ from hetero.errors import CheckpointError, ConfigError
 from hetero.report.summary import plot_summary, summary_markdown
 from hetero.retrieval.bootstrap import Interval, paired_difference
 from hetero.workflows import summary
+from hetero.workflows.experiment import without_folders
 from hetero.workflows.scores import SCORES, load_scores
-from hetero.workflows.summary import Comparison, summarise, without_folders
+from hetero.workflows.summary import Comparison, summarise
 
 
 @pytest.fixture
