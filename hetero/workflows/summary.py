@@ -207,7 +207,7 @@ def summarise(
         mine.turned,
         rival,
         mine.mismatched,
-        arithmetic=differing_precisions(reports),
+        differing_precisions(reports),
     )
 
 

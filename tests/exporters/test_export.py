@@ -420,3 +420,16 @@ def test_the_same_network_and_pictures_give_the_same_bytes(measured: Bundle, tmp
     again = measured_bundle(tmp_path)
     assert [entry.sha256 for entry in again.manifest.entries()] == [e.sha256 for e in measured.manifest.entries()]
     assert again.raw == measured.raw
+
+
+def test_strided_shortcuts_stay_strided_convolutions():
+    arch = ArchSpec(size=16, channels=3, dim=8, stem_width=4, stages=(Stage(width=6), Stage(width=8)))
+    spec = PreprocessSpec(height=16, width=16, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    graph = trace(build_network(arch, seed=0), spec)
+    pointwise = [one for one in graph.operations if one.kind == "conv" and one.weights["weight"].shape[2:] == (1, 1)]
+    assert [one.options["stride"] for one in pointwise] == [(2, 2), (2, 2)]
+    data, counts = to_onnx(graph, {})
+    assert "Slice" not in counts
+    nodes = onnx.load_from_string(data).graph.node
+    strides = [list(a.ints) for node in nodes if node.op_type == "Conv" for a in node.attribute if a.name == "strides"]
+    assert strides.count([2, 2]) == 4  # two blocks, the body's first convolution and the shortcut of each
