@@ -19,7 +19,7 @@ from toy import toy_tree, write_pictures
 from hetero.errors import CheckpointError, ConfigError
 from hetero.report.summary import plot_summary, summary_markdown
 from hetero.retrieval.bootstrap import Interval, paired_difference
-from hetero.workflows import summary
+from hetero.workflows import experiment
 from hetero.workflows.experiment import without_folders
 from hetero.workflows.scores import SCORES, load_scores
 from hetero.workflows.summary import Comparison, summarise
@@ -28,7 +28,7 @@ from hetero.workflows.summary import Comparison, summarise
 @pytest.fixture
 def made_up(monkeypatch):
     """Scores are changed by hand, the report beside them is not."""
-    monkeypatch.setattr(summary, "_require_of_report", lambda run, report, scores: None)
+    monkeypatch.setattr(experiment, "_require_of_report", lambda run, report, scores: None)
 
 
 def rewritten(source, target, change):
