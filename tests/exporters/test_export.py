@@ -19,6 +19,7 @@ from torch import nn
 
 from exporters.bundle import Bundle, open_bundle
 from exporters.golden import make_golden
+from exporters.graph import GraphNetwork
 from exporters.manifest import FileInput
 from exporters.onnx import checked, to_onnx
 from exporters.parity import reference_embeddings
@@ -30,7 +31,7 @@ from hetero.errors import BundleError, CheckpointError, ConfigError, ExportError
 from hetero.models.arch import ArchSpec, Stage
 from hetero.models.checkpoint import ModelCard, load_model, save_model
 from hetero.models.embed import embed
-from hetero.models.network import build_network
+from hetero.models.network import build_network, channels_last
 from hetero.preprocess import PreprocessSpec, load_image
 from hetero.retrieval.verification import Rate, Threshold
 from hetero.space import EmbeddingSpace, define_space, weights_digest
@@ -425,7 +426,8 @@ def test_the_same_network_and_pictures_give_the_same_bytes(measured: Bundle, tmp
 def test_strided_shortcuts_stay_strided_convolutions():
     arch = ArchSpec(size=16, channels=3, dim=8, stem_width=4, stages=(Stage(width=6), Stage(width=8)))
     spec = PreprocessSpec(height=16, width=16, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
-    graph = trace(build_network(arch, seed=0), spec)
+    graph = trace(channels_last(build_network(arch, seed=0)), spec)
+    assert all(weight.is_contiguous() for weight in GraphNetwork(graph).parameters())  # trained on, see convolution.py
     pointwise = [one for one in graph.operations if one.kind == "conv" and one.weights["weight"].shape[2:] == (1, 1)]
     assert [one.options["stride"] for one in pointwise] == [(2, 2), (2, 2)]
     data, counts = to_onnx(graph, {})
