@@ -154,8 +154,10 @@ class RunConfig(Section):
         spec = self.preprocess
         if (spec.height, spec.width, spec.channels) != (gallery.size, gallery.size, gallery.channels):
             raise ConfigError(
-                f"preprocess makes {spec.height}×{spec.width}×{spec.channels} pictures but gallery.arch takes "
-                f"{gallery.size}×{gallery.size}×{gallery.channels}"
+                "preprocess makes other pictures than gallery.arch takes",
+                got=f"{spec.height}×{spec.width}×{spec.channels}",
+                expected=f"{gallery.size}×{gallery.size}×{gallery.channels} (height, width, channels)",
+                fix="correct preprocess, or size and channels of gallery.arch",
             )
         for student in self.students:
             require_fitting(student.arch, gallery, name=student.name, matched=student.matched)

@@ -84,7 +84,10 @@ def test_the_digest_changes_with_any_value(tree):
         (["gallery.train.epochs=0"], r"gallery\.train\.epochs"),
         (["gallery.train.optimizer=lion"], r"gallery\.train\.optimizer"),
         (["name=../up"], "name"),
-        (["preprocess.height=10"], "preprocess makes 10×12×1 pictures but gallery.arch takes 12×12×1"),
+        (
+            ["preprocess.height=10"],
+            "preprocess makes other pictures than gallery.arch takes; got 10×12×1; expected 12×12×1",
+        ),
         (["students.1.name=small"], "two have the same name"),
         (["students.0.arch.dim=8"], "student 'small' is not of the gallery model's family"),
         (["students.0.role=control"], "a control trains with softmax, logits, relational alone"),

@@ -43,6 +43,15 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_prose_is_wrapped():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        text = re.sub(
+            r"^```.*?^```|<!-- hetero .*?<!-- end -->", "", page.read_text(encoding="utf-8"), flags=re.S | re.M
+        )
+        long = [line for line in text.splitlines() if len(line) > 160 and not line.startswith(("|", "<!--"))]
+        assert not long, (page, long)
+
+
 def test_documentation_names_no_machine_and_no_registry():
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/*"), ROOT / "Makefile"]:
         text = page.read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,8 +81,10 @@ class CompatibilityLoss(nn.Module):
             raise ConfigError(
                 f"the loss terms {', '.join(self.config.terms)} need a gallery model", fix="use them for students only"
             )
-        classed = labels >= 0
-        batch = _Batch(embedding, labels, embedding[classed], labels[classed], gallery_embedding)
+        batch = _Batch(embedding, labels, embedding, labels, gallery_embedding)
+        if any(name in _OF_CLASSES for name in self.config.terms):  # a mask makes a GPU wait
+            classed = labels >= 0
+            batch = replace(batch, classed=embedding[classed], classes=labels[classed])
         total, terms = embedding.new_zeros(()), {}
         for name in self.config.terms:
             config = getattr(self.config, name)
@@ -206,15 +208,25 @@ def _nearest(config: Any, batch: _Batch, reference: Any) -> Nearest | None:
 
 
 def _require_known(config: LossConfig, reference: GalleryReference) -> None:
-    for needed, given, what in (
-        (config.needs_classifier, reference.classifier, "the gallery model's classifier (prototypes.safetensors)"),
-        (config.needs_centres, reference.centres, "the classes' mean gallery embeddings"),
-        (config.bank_size > 0, reference.bank, "gallery embeddings of the training pictures"),
+    for needed, given, what, instead in (
+        (
+            config.needs_classifier,
+            reference.classifier,
+            "the gallery model's classifier (prototypes.safetensors)",
+            "influence with prototypes: centres, or terms without it, such as alignment",
+        ),
+        (config.needs_centres, reference.centres, "the classes' mean gallery embeddings", "alignment or centroid"),
+        (
+            config.bank_size > 0,
+            reference.bank,
+            "gallery embeddings of the training pictures",
+            "candidates: batch, or alignment",
+        ),
     ):
         if needed and given is None:
             raise ConfigError(
-                f"the loss terms {', '.join(config.terms)} need {what}",
-                fix="use them for students of a finished gallery model, or choose candidates: batch and other terms",
+                f"this loss ({', '.join(config.terms)}) needs {what}",
+                fix=f"train its student under a finished gallery model that has them, or use {instead}",
             )
 
 

@@ -77,7 +77,8 @@ def turned_classes(
 
     Pose ``p`` of class ``c`` has label ``p · num_classes + c``, pose 0 being the picture as it was: a model learns to
     tell eight times the classes apart. Of a class that looks the same in two poses it is asked the impossible; the
-    margin softmax bears that.
+    margin softmax bears that. Where pictures are flipped before (``augment.flip``) that is every class: a pose and its
+    mirror image then hold the same pictures.
 
     Source: Vinyals et al., Matching networks, NeurIPS 2016 (turns as new classes).
     """
@@ -105,13 +106,15 @@ def _posed(image: Tensor, pose: Tensor) -> Tensor:
 def stranger_views(
     image: Float[Tensor, "b c s s"], labels: Int[Tensor, " b"], *, seed: int, step: int
 ) -> Float[Tensor, "b c s s"]:
-    """Pictures of nothing that was ever trained on: each class turned or mirrored, and half of them cut together.
+    """Pictures of no training class: each class turned or mirrored, and half of them cut together.
 
     All pictures of a class are turned by 90°, 180° or 270°, mirrored, or both, never left as they were, and all alike:
-    classes of strangers, as losses that look at the classes in a batch need them. Then, with probability ½, what lies
-    beyond a random straight line across them is replaced by the same part of another such class (rarely of itself).
-    These have no training class, so only the terms that align to the gallery model can use them: the student learns to
-    agree with it on things that neither was trained to classify, which is what retrieval of unseen classes asks of it.
+    classes of strangers, as losses that look at the classes in a batch need them. (In joint phases pictures may have
+    been turned before, by :func:`turned_classes`, and a stranger may then stand upright again.) Then, with probability
+    ½, what lies beyond a random straight line across them is replaced by the same part of another such class (rarely of
+    itself). These have no training class, so only the terms that align to the gallery model can use them: the student
+    learns to agree with it on things that neither was trained to classify, which is what retrieval of unseen classes
+    asks of it.
 
     Source: matching the teacher's function far beyond the training pictures is from Beyer et al., Knowledge
     distillation: a good teacher is patient and consistent, CVPR 2022; the turns as new classes from Vinyals et al.,

@@ -115,10 +115,11 @@ class GalleryTrainConfig(TrainConfig):
 
     Attributes:
         turned_classes: share of the pictures that are turned or mirrored, each pose of a class being a class of its
-            own, see :func:`hetero.training.augment.turned_classes`.
+            own, see :func:`hetero.training.augment.turned_classes`. With ``augment.flip`` a pose and its mirror image
+            hold the same pictures under two labels.
     """
 
-    turned_classes: float = Field(default=0.0, ge=0, le=1)
+    turned_classes: float = Field(default=0.0, ge=0, lt=1)
 
 
 class UnlabelledConfig(Section):
@@ -155,8 +156,10 @@ class StudentTrainConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _something_to_keep(self) -> StudentTrainConfig:
-        if self.cache == "disk" and self.view_epochs is None:
-            raise ValueError("cache: disk keeps embeddings of views that come again: set view_epochs, or remove cache")
+        if self.cache == "disk" and (self.view_epochs is None or self.view_epochs >= self.epochs):
+            raise ValueError(
+                "cache: disk keeps embeddings of views that come again: set view_epochs below epochs, or remove cache"
+            )
         return self
 
 

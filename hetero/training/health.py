@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 _WORSE = 2.0  # times the loss of its first metrics line
-_LEAST = 1e-3  # a student that begins without any loss, after a warm start, may well get some
-_PATIENCE = 5  # metrics lines in a row: one bad stretch is no divergence
+_PATIENCE = 100  # steps in a row: one bad stretch is no divergence
 
 
 @dataclass
@@ -21,7 +20,9 @@ class Health:
 
     Attributes:
         stopped: name to what happened. told: those of them that a metrics line has named.
-        first: name to the mean loss of its first metrics line. bad: lines in a row.
+        first: name to the mean loss of its first metrics line, from fresh weights; infinity for weights that had
+            learnt before: they begin so low that a healthy rise at full learning rate is many times as high.
+        bad: name to the step since which its loss is far above that, 0 where it is not.
     """
 
     stopped: dict[str, str] = field(default_factory=dict)
@@ -45,9 +46,9 @@ class Health:
         for name, parts in means.items():
             if name in self.stopped:
                 continue
-            first = max(self.first.setdefault(name, parts["total"]), _LEAST)
-            self.bad[name] = self.bad.get(name, 0) + 1 if parts["total"] > _WORSE * first else 0
-            if self.bad[name] >= _PATIENCE:
+            first = self.first.setdefault(name, parts["total"])
+            self.bad[name] = (self.bad.get(name) or done) if parts["total"] > _WORSE * first else 0
+            if self.bad[name] and done - self.bad[name] >= _PATIENCE:
                 self.stopped[name] = (
                     f"its loss went from {first:.4g} to {parts['total']:.4g} by step {done} and stayed there"
                 )

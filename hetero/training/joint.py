@@ -116,6 +116,8 @@ def tune_gallery(
         steps=steps,
         turned_classes=train.turned_classes if len(trainee.loss.prototypes) > loader.classes.size else 0.0,
         stranger_views=students.stranger_views,
+        warm=frozenset({trainee.name}),
+        gallery_lr="joint.lr",
     )
     run_phase(phase, run, progress)
     if not (run / UNTUNED / "model.json").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from hetero.training.step import Terms, joint_step, train_step
 from hetero.training.trainee import Trainee
 from hetero.training.views import prepare
 
-_LOWER = "lower the learning rate and start in another directory with --out; the state after step {} is kept here"
+_LOWER = "lower {} and start in another directory with --out; {}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Phase:
         steps: of the whole phase. views: steps after which the same augmented pictures come round again, None for
             never.
         turned_classes, stranger_views: see :func:`hetero.training.views.prepare`.
+        warm: names of those whose weights had learnt before this phase.
+        gallery_lr: the config's key of the gallery model's learning rate, to name it in messages.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Phase:
     views: int | None = None
     turned_classes: float = 0.0
     stranger_views: bool = False
+    warm: frozenset[str] = frozenset()
+    gallery_lr: str = "gallery.train.lr"
 
     @property
     def everyone(self) -> list[Trainee]:
@@ -107,7 +112,7 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> dict[str, str]:
     folder, journal = run / "state" / phase.name, Journal(run / "metrics.jsonl")
     state = latest_state(folder)
     first = state.step if state is not None else 0
-    meter, health = _Meter(), Health()
+    meter, health = _Meter(), Health(first=dict.fromkeys(phase.warm, math.inf))
     if state is not None:
         meter, health = _Meter(**state.meter["meter"]), Health(**state.meter["health"])
         for trainee in phase.everyone:
@@ -116,7 +121,7 @@ def run_phase(phase: Phase, run: Path, progress: Progress) -> dict[str, str]:
     journal.rewind(phase.name, first)
     for trainee in phase.everyone:
         trainee.network.train()
-    board = _tensorboard(run) if phase.train.tensorboard else None
+    board = summary_writer()(str(run / "tensorboard")) if phase.train.tensorboard else None
     progress.start(phase.name, total=phase.steps, done=first)
     mark, marked = time.perf_counter(), first
     last_saved = first
@@ -214,7 +219,10 @@ def _require(phase: Phase, health: Health, failed: Sequence[str], last_saved: in
     raise TrainingError(
         f"{name!r} diverged" + ("" if fatal else ", the last of the students"),
         got=health.stopped[name],
-        fix=_LOWER.format(last_saved),
+        fix=_LOWER.format(
+            phase.gallery_lr if fatal else "student_training.lr, or the student's own train.lr,",
+            f"the state after step {last_saved} is kept here" if last_saved else "nothing was saved yet",
+        ),
     )
 
 
@@ -237,12 +245,17 @@ def _is_save_step(done: int, phase: Phase) -> bool:
     return (every is not None and done % every == 0) or done % phase.loader.steps_per_epoch == 0 or done == phase.steps
 
 
-def _tensorboard(run: Path) -> Any:
+def summary_writer() -> Any:
+    """TensorBoard's writer class.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError("train.tensorboard", "tensorboard", "tensorboard") from None
-    return SummaryWriter(str(run / "tensorboard"))
+    return SummaryWriter
 
 
 def _write_board(board: Any, line: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from hetero.errors import CheckpointError, ConfigError, DataError, StorageError
 from hetero.record import read_record
 
 RUN_SCHEMA: Final = 2
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -61,6 +63,7 @@ def run_directory(
                 f"another process is training in {path}", fix="wait for it, or name another directory with --out"
             ) from None
     try:
+        old, begun = None, False
         if (path / "run.json").exists():
             old = read_run(path)
             begun = any((path / name).exists() for name in ("metrics.jsonl", "state", "gallery", "students"))
@@ -70,6 +73,14 @@ def run_directory(
             if _students_have_begun(path):
                 _require_same_data(path, "unlabelled pictures", unlabelled_sha256, old.unlabelled_sha256)
         record = _record(config, data_sha256, unlabelled_sha256)
+        if old is not None and begun:
+            if old.threads != record.threads and not _finished(path, config):
+                _log.warning(
+                    "this run began with --threads %d and goes on with %d: not to the same bits",
+                    old.threads,
+                    record.threads,
+                )
+            record = record.model_copy(update={"threads": old.threads, "versions": old.versions})
         atomic.write_json(path / "run.json", record.model_dump(mode="json"))
         yield path
     finally:
@@ -90,7 +101,11 @@ def _require_run_or_empty(path: Path) -> None:
 
 
 class RunRecord(BaseModel):
-    """The content of ``run.json``."""
+    """The content of ``run.json``.
+
+    Attributes:
+        versions, threads: what the training began with.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -138,6 +153,12 @@ def _record(config: RunConfig, data_sha256: str, unlabelled_sha256: str | None) 
         },
         threads=torch.get_num_threads(),
     )
+
+
+def _finished(path: Path, config: RunConfig) -> bool:
+    names = ["gallery", *(f"students/{student.name}" for student in config.students)]
+    missing = [name for name in names if not (path / name / "model.json").exists()]
+    return not missing or ("gallery" not in missing and (path / "stopped.json").exists())
 
 
 def _students_have_begun(path: Path) -> bool:

@@ -47,7 +47,8 @@ def train_step(
     if gallery is not None and any(trainee.loss.needs_gallery for trainee in trainees):
         with torch.no_grad():
             gallery_embedding = gallery(image)
-    terms, _ = _students_step(trainees, gallery_embedding, _Views(image), labels, step=step, mapper=mapper)
+    views = _Views(image)
+    terms, _ = _students_step(trainees, gallery_embedding, views, labels, step=step, places=False, mapper=mapper)
     return terms
 
 
@@ -77,8 +78,9 @@ def joint_step(
     total, parts = gallery.loss(embedding[known], labels[known])
     # Beyond the strangers that were made of all poses of all classes, or a pose would share the label of its stranger.
     others = torch.where(labels < num_classes, labels, stranger_labels(POSES * num_classes + labels))
-    terms, seen = _students_step(students, embedding.detach(), _Views(image), others, step=step, mapper=mapper)
-    if pull and seen:
+    views = _Views(image)
+    terms, seen = _students_step(students, embedding.detach(), views, others, step=step, places=pull > 0, mapper=mapper)
+    if seen:
         parts["pull"] = torch.stack([alignment_loss(embedding, one) for one in seen]).mean()
         total = total + pull * parts["pull"]
     gallery.update(total, step)
@@ -92,9 +94,10 @@ def _students_step(
     labels: Tensor,
     *,
     step: int,
+    places: bool,
     mapper: Mapper,
 ) -> tuple[Terms, list[Tensor]]:
-    """Their terms, and the detached embeddings of those that belong into the gallery model's space.
+    """Their terms, and, if asked for ``places``, the detached embeddings of those that belong into the gallery's space.
 
     A trainee that sees classes alone rests where fewer than two pictures have one.
     """
@@ -114,8 +117,10 @@ def _students_step(
             embedding = trainee.embed(image[first])
             total, parts = trainee.loss(embedding, labels[first])
         trainee.update(total, step)
-        places = trainee.loss.needs_gallery and trainee.loss.config.places and bool(torch.isfinite(embedding).all())
-        return _detached(total, parts), embedding.detach() if places else None
+        placed = places and trainee.loss.needs_gallery and trainee.loss.config.places
+        if placed and bool(torch.isfinite(embedding).all()):
+            return _detached(total, parts), embedding.detach()
+        return _detached(total, parts), None
 
     stepped = [(trainee.name, found) for trainee, found in zip(trainees, mapper(one, trainees), strict=True) if found]
     terms = {name: parts for name, (parts, _) in stepped}

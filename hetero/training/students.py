@@ -66,7 +66,7 @@ def train_students(
     )
     steps = train.epochs * loader.steps_per_epoch
     trainees = student_trainees(config, loader, reference, device=device)
-    warm_start(run, trainees)
+    warm = warm_start(run, trainees)
     views = _views(train, loader)
     store = None
     if views is not None and train.cache == "disk":
@@ -84,6 +84,7 @@ def train_students(
         unlabelled=unlabelled_loader(config, train, loader, seed),
         views=views,
         stranger_views=train.stranger_views,
+        warm=warm,
     )
     stopped = run_phase(phase, run, progress)
     save_students(run, config, trainees, stopped, gallery.space, gallery.card.weights_sha256, dataset)
@@ -165,15 +166,18 @@ def unlabelled_loader(config: RunConfig, train: StudentTrainConfig, loader: Load
     return Loader(pictures, np.arange(count), config.preprocess, plan)
 
 
-def warm_start(run: Path, trainees: list[Trainee]) -> None:
-    """Begin from what the tuning of the gallery model left of these students, where there was one."""
+def warm_start(run: Path, trainees: list[Trainee]) -> frozenset[str]:
+    """Begin from what the tuning of the gallery model left of these students, where there was one; their names."""
     state = latest_state(run / "state" / TUNING_PHASE)
+    warm = set()
     for trainee in trainees:
         prefix = f"{trainee.name}/network/"
         tensors = {} if state is None else state.tensors
         own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if own:
             trainee.network.load_state_dict(own)
+            warm.add(trainee.name)
+    return frozenset(warm)
 
 
 def _names(config: RunConfig) -> list[str]:
@@ -223,6 +227,12 @@ def _views_key(config: RunConfig, gallery: LoadedModel, dataset: Dataset, device
 def _require_shared_classes(config: RunConfig, gallery: LoadedModel, classes: tuple[str, ...]) -> None:
     """A classifier of other classes judges nobody; where some are missing, ``influence.missing`` decides."""
     asking = [student.name for student in config.students if student.loss.needs_classifier]
+    if asking and gallery.prototypes is None:
+        raise ConfigError(
+            "the gallery model's checkpoint keeps no classifier",
+            got=f"students {', '.join(asking)} with its classifier in their loss",
+            fix="use influence with prototypes: centres, or terms without the classifier, such as alignment",
+        )
     shared = set(classes) & set(gallery.card.classes)
     if asking and len(shared) < 2:  # among one class, every picture is right
         raise ConfigError(

@@ -48,6 +48,7 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
     from hetero.training.cloud import train_gallery
     from hetero.training.device import resolve_device, warn_of_emulation
     from hetero.training.joint import train_together, tune_gallery
+    from hetero.training.loop import summary_writer
     from hetero.training.run import run_directory
     from hetero.training.students import train_students
 
@@ -55,6 +56,8 @@ def train_run(config: RunConfig, out: Path, *, progress: Progress, threads: int 
         torch.set_num_threads(threads)
     device = resolve_device(config.device)
     warn_of_emulation(device, _precisions(config))
+    if any(train is not None and train.tensorboard for train in (config.gallery.train, config.student_training)):
+        summary_writer()  # say now, not after the gallery model's training, that it is not installed
     dataset = open_dataset(config.data)
     _require_searchable(config, dataset)
     _require_batches(config, dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from hetero.models.checkpoint import load_model, read_card
 from hetero.models.embed import embed
 from hetero.training.cloud import gallery_trainee, make_loader
 from hetero.training.health import Health
+from hetero.training.resume import latest_state
 from hetero.training.students import student_trainees
 from hetero.workflows.evaluate import evaluate_run
 
@@ -35,34 +37,37 @@ def test_a_student_learns_the_same_whoever_trains_before_it(pictures, gallery, t
     assert weights(one.run)["students/a/model.safetensors"] == weights(two.run)["students/a/model.safetensors"]
 
 
-def test_students_of_another_name_or_seed_begin_elsewhere(pictures, gallery, tmp_path):
-    run = weights(train(with_students(pictures, gallery, student("a"), student("b")), tmp_path / "run").run)
-    tree = with_students(pictures, gallery, student("a")) | {"seed": 1}
-    other = weights(train(tree, tmp_path / "other").run)
-    own = "students/a/model.safetensors"
-    assert len({run[own], run["students/b/model.safetensors"], other[own]}) == 3
+def test_students_of_another_name_or_seed_begin_elsewhere(pictures, gallery):
+    def first_weights(name, seed):
+        config = RunConfig.model_validate(with_students(pictures, gallery, student(name)) | {"seed": seed})
+        loader = make_loader(open_dataset(config.data), config, config.student_training, seed)
+        [trainee] = student_trainees(config, loader, None, device=torch.device("cpu"))
+        return trainee.network.project.weight.detach()
+
+    assert torch.equal(first_weights("a", 0), first_weights("a", 0))
+    assert not torch.equal(first_weights("a", 0), first_weights("b", 0))
+    assert not torch.equal(first_weights("a", 0), first_weights("a", 1))
 
 
 def test_each_student_has_its_own_optimizer_average_and_schedule(pictures, gallery, tmp_path):
-    own = {
-        "plain": {},
-        "slow": {"lr": 0.001},
-        "averaged": {"ema_decay": 0.5},
-        "adam": {"optimizer": "adamw", "lr": 0.003},
-        "calm": {"optimizer": "adamw", "lr": 0.003, "momentum": 0.5},
-        "short": {"epochs": 1},
-    }
-    run = train(
-        with_students(pictures, gallery, *(student(name, train=change) for name, change in own.items())),
-        tmp_path / "run",
-    )
-    found = weights(run.run)
-    assert len({found[f"students/{name}/model.safetensors"] for name in own}) == len(own)
-    logged = {
-        name: [line["step"] for line in read_journal(run.run / "metrics.jsonl") if name in line["loss"]] for name in own
-    }
-    assert max(logged["short"]) == 8  # its six steps end within the line of step 8
-    assert max(logged["plain"]) == 18
+    own = [
+        {},
+        {"lr": 0.001},
+        {"momentum": 0.5},
+        {"weight_decay": 0.1},
+        {"warmup_steps": 0},
+        {"ema_decay": 0.5},
+        {"optimizer": "adamw", "lr": 0.003},
+        {"optimizer": "adamw", "lr": 0.003, "momentum": 0.5},
+        {"epochs": 1},
+    ]  # each as the student of one name, whose first weights and batches are the same
+    runs = [
+        train(with_students(pictures, gallery, student("a", train=change)), tmp_path / str(i)).run
+        for i, change in enumerate(own)
+    ]
+    assert len({weights(run)["students/a/model.safetensors"] for run in runs}) == len(own)
+    ends = [max(line["step"] for line in read_journal(run / "metrics.jsonl") if "a" in line["loss"]) for run in runs]
+    assert ends == [18] * 8 + [8]  # its six steps end within the line of step 8
 
 
 def test_a_student_with_fewer_epochs_stays_as_it_was_at_their_end(pictures, gallery, tmp_path):
@@ -123,20 +128,49 @@ def test_a_student_that_the_very_last_step_ruins_is_in_the_last_metrics_line(pic
 
 
 def test_a_run_whose_last_student_diverges_fails(pictures, gallery, tmp_path):
-    with pytest.raises(TrainingError, match=r"'bad' diverged, the last of the students.*lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"'bad' diverged, the last of the students.*lower student_training"):
         train(with_students(pictures, gallery, student("bad", train={"lr": 1e38})), tmp_path / "run")
+
+
+def test_a_run_that_ends_before_anything_was_saved_says_so(pictures, gallery, tmp_path):
+    tree = with_students(pictures, gallery, student("bad", train={"lr": 1e38}))
+    with pytest.raises(TrainingError, match=r"lower student_training\.lr, or .*train\.lr.*nothing was saved yet"):
+        train(tree, tmp_path / "run")
 
 
 def test_health_stops_a_loss_that_stays_far_above_its_beginning_and_forgives_a_bad_stretch():
     health = Health()
     line = lambda value: {"a": {"total": value}, "b": {"total": 1.0}}  # noqa: E731
     assert health.check_line(line(1.0), 10) == []
-    for value in (3.0, 3.0, 3.0, 3.0, 1.5, 3.0, 3.0, 3.0, 3.0):
-        assert health.check_line(line(value), 20) == []
-    assert Health(**health.to_json()).check_line(line(3.0), 30) == ["a"]  # the count survives an interruption
-    assert health.check_line(line(3.0), 30) == ["a"]
-    assert "from 1 to 3 by step 30" in health.stopped["a"]
+    for step, value in ((20, 3.0), (110, 3.0), (115, 1.5), (120, 3.0), (121, 3.0), (219, 3.0)):
+        assert health.check_line(line(value), step) == []
+    assert Health(**health.to_json()).check_line(line(3.0), 220) == ["a"]  # the count survives an interruption
+    assert health.check_line(line(3.0), 220) == ["a"]
+    assert "from 1 to 3 by step 220" in health.stopped["a"]
     assert health.well(["a", "b"]) == ["b"]
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_how_often_metrics_are_written_does_not_decide_who_diverges(every):
+    health = Health()
+    stopped = [step for step in range(every, 401, every) if health.check_line({"a": {"total": float(step)}}, step)]
+    assert len(stopped) == 1
+    assert stopped[0] <= 250
+
+
+def test_a_student_that_had_learnt_before_is_not_measured_by_where_it_began(pictures, gallery, tmp_path):
+    alone = student("alone", role="control", loss={"softmax": {}})  # is not tuned, so it begins afresh
+    tree = with_students(pictures, gallery, student("a"), alone) | {"joint": {"kind": "tuned", "epochs": 1}}
+    run = train(tree, tmp_path / "run").run
+    states = {phase: latest_state(run / "state" / phase) for phase in ("tuning", "students")}
+    warm = {
+        phase: {name for name, first in state.meter["health"]["first"].items() if first == math.inf}
+        for phase, state in states.items()
+    }
+    assert warm == {"tuning": {"gallery"}, "students": {"a"}}
+    health = Health(first={"a": math.inf})
+    assert not any(health.check_line({"a": {"total": 1e6}}, step) for step in range(1, 400))
+    assert health.check_losses({"a": {"total": math.nan}}, 400) == ["a"]
 
 
 def test_a_student_of_smaller_pictures_shares_the_space_at_its_own_size(pictures, gallery, tmp_path):

@@ -61,7 +61,7 @@ def test_a_classifier_with_fewer_than_two_of_the_classes_is_refused(pictures, ga
 
 
 def test_a_disk_cache_of_views_that_never_come_again_is_refused(pictures, gallery):
-    with pytest.raises(ValidationError, match="set view_epochs, or remove cache"):
+    with pytest.raises(ValidationError, match="set view_epochs below epochs, or remove cache"):
         RunConfig.model_validate(with_students(pictures, gallery, student("a"), cache="disk"))
 
 

@@ -14,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy import toy_config, toy_tree
 
 from hetero.config import RunConfig
-from hetero.errors import ConfigError, DataError, RetrievalError, StorageError, TrainingError
+from hetero.errors import ConfigError, DataError, MissingExtraError, RetrievalError, StorageError, TrainingError
 from hetero.journal import read_journal
 from hetero.logs import SilentProgress
 from hetero.models.checkpoint import load_model
 from hetero.training import loop, students
+from hetero.training.run import read_run
 from hetero.training.trainee import Trainee
 from hetero.workflows.train import train_run
 
@@ -241,7 +242,8 @@ def test_the_gallery_forward_runs_once_a_batch_for_two_students(pictures, tmp_pa
 def test_ruined_weights_or_losses_stop_the_run_and_are_never_committed(pictures, tmp_path, lr):
     config = toy_config(pictures, (f"gallery.train.lr={lr}", "gallery.train.save_every_steps=1"))
     with pytest.raises(
-        TrainingError, match=r"diverged.*not (a number|numbers) .*lower the learning rate.*--out; the state"
+        TrainingError,
+        match=r"diverged.*not (a number|numbers) .*lower gallery\.train\.lr .*--out; (nothing was saved|the state)",
     ):
         train_run(config, tmp_path / "run", progress=SilentProgress())
     for state in (tmp_path / "run" / "state" / "gallery").glob("step-*"):
@@ -318,6 +320,29 @@ def test_a_classifier_of_wholly_other_classes_is_refused(pictures, finished, tmp
             device=torch.device("cpu"),
             progress=SilentProgress(),
         )
+
+
+def test_a_missing_tensorboard_is_told_before_anything_is_trained(pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    config = toy_config(pictures, ("student_training.tensorboard=true",))
+    with pytest.raises(MissingExtraError, match="tensorboard"):
+        train_run(config, tmp_path / "run", progress=SilentProgress())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_other_threads_after_a_warning_and_keeps_what_it_began_with(pictures, tmp_path, caplog):
+    config, run, before = toy_config(pictures), tmp_path / "run", torch.get_num_threads()
+    try:
+        with pytest.raises(Killed):
+            train_run(config, run, progress=StopAt(2), threads=1)
+        train_run(config, run, progress=SilentProgress(), threads=2)
+        assert "began with --threads 1 and goes on with 2" in caplog.text
+        assert read_run(run).threads == 1
+        caplog.clear()
+        train_run(config, run, progress=SilentProgress(), threads=2)  # there is nothing left to train
+        assert not caplog.records
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_tensorboard_writes_events(pictures, tmp_path):
