@@ -191,6 +191,16 @@ def test_a_preset_sets_the_split_and_survives_yaml(tree):
     assert parse(tree).evaluation.preset is None
 
 
+def test_an_evaluation_of_what_there_is_not_is_refused(tree):
+    with pytest.raises(ValueError, match=r"minimum_cell is of the matrix: remove it, or matrix: false"):
+        EvaluationConfig(matrix=False, expect={"minimum_cell": 0.9})
+    assert not EvaluationConfig(matrix=False).matrix
+    for asked in ("rotations=100", "procrustes=true"):
+        assert parse(tree, f"evaluation.{asked}")
+        with pytest.raises(ConfigError, match=r"is for controls, and no student has role: control"):
+            parse(tree | {"students": tree["students"][:1]}, f"evaluation.{asked}")
+
+
 def test_too_few_rotations_for_a_central_95_percent_are_refused():
     assert EvaluationConfig(rotations=0).rotations == 0
     assert EvaluationConfig(rotations=39).rotations == 39

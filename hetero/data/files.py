@@ -35,9 +35,18 @@ def is_picture(path: Path) -> bool:
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """Every file at any depth, but for what lies in hidden folders (thumbnails, version control)."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Every file at any depth, but for what lies in hidden folders (thumbnails, version control).
+
+    Links to folders are followed, and each folder is gone through once.
+    """
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in names)
 
 

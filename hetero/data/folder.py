@@ -89,6 +89,8 @@ def read_folder(config: FolderConfig) -> Dataset:
             fix="move the images of each class into a sub-folder named after the class",
         )
     places = _places(root, class_folders)
+    above = [root, *(tops if split_layout else ())]
+    strays = sorted(path for folder in above for path in folder.iterdir() if path.is_file() and is_picture(path))
     found = [_Found(path, folder.name, split) for split, folder in class_folders for path in _pictures(folder)]
     bad = unusable([item.path for item in found], skip_bad=config.skip_bad)
     found = [item for i, item in enumerate(found) if i not in bad]
@@ -102,7 +104,7 @@ def read_folder(config: FolderConfig) -> Dataset:
         class_names=class_names,
         splits=_splits(found) if split_layout else None,
         groups=_groups(found, config.group_pattern),
-        skipped=tuple(bad.values()),
+        skipped=(*bad.values(), *(f"{path}: in no class folder" for path in strays)),
         places=places,
     )
     return finish(

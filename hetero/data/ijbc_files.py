@@ -101,7 +101,8 @@ def read_memberships(path: Path) -> list[Face]:
 class Sightings:
     """From (subject, image, box) to medium: the metadata table of the release.
 
-    The box is asked for only where one subject was sighted more than once in one image.
+    The box is asked for only where one subject was sighted more than once in one image. Of sightings with one box the
+    least ``SIGHTING_ID`` is taken, whatever the order of the rows, so that all frames of a video are of one medium.
 
     Raises:
         DataError: as :func:`read_faces`.
@@ -119,20 +120,19 @@ class Sightings:
         """The medium of a face; ``where`` names its line in a message.
 
         Raises:
-            DataError: the table does not hold the face, or holds it ambiguously.
+            DataError: the table does not hold the face.
         """
         rows = self._found.get((str(face.subject), face.name), [])
-        if len({row["SIGHTING_ID"] for _, row in rows}) > 1:
-            rows = [(line, row) for line, row in rows if _has_numbers(row) and _box(self._path, line, row) == face.box]
-        if len({row["SIGHTING_ID"] for _, row in rows}) != 1:
+        if len({_plain(row["SIGHTING_ID"]) for _, row in rows}) > 1:
+            rows = [(line, row) for line, row in rows if _has_box(self._path, line, row, face.box)]
+        if not rows:
             raise DataError(
                 f"{where}: {self._path.name} does not say which medium {face.name} is from",
                 got=f"{len(rows)} lines for subject {face.subject} in this image with this box",
-                expected="one SIGHTING_ID",
+                expected="a line with its SIGHTING_ID",
                 fix="use the metadata file and the protocols of one release",
             )
-        line, row = rows[0]
-        return _whole(self._path, line, "SIGHTING_ID", row["SIGHTING_ID"])
+        return min(_whole(self._path, line, "SIGHTING_ID", row["SIGHTING_ID"]) for line, row in rows)
 
 
 def read_table(path: Path, columns: int, *, delimiter: str | None) -> np.ndarray:
@@ -231,9 +231,12 @@ def _whole(path: Path, line: int, column: str, text: str) -> int:
         ) from None
 
 
-def _has_numbers(row: dict[str, str]) -> bool:
-    """Whether a row of the metadata says where the face is; it may be a sighting that nobody drew a box for."""
-    return not any(row[column].lower() in ("", "nan") for column in BOX_COLUMNS)
+def _has_box(path: Path, line: int, row: dict[str, str], box: Box | None) -> bool:
+    """Whether a row of the metadata has this box; a sighting may have none, or one that cannot be."""
+    try:
+        return _box(path, line, row) == box
+    except DataError:
+        return False
 
 
 def _box(path: Path, line: int, row: dict[str, str]) -> Box:

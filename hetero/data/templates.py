@@ -109,4 +109,11 @@ class TemplatePairs:
         """
         probe, enroll = positions[self.probe], positions[self.enroll]
         kept = (probe >= 0) & (enroll >= 0)
+        if not kept.any():
+            raise DataError(
+                "no pair of templates is left",
+                got=f"{len(kept)} pairs, each with a template that has no image",
+                expected="a pair of two templates with images",
+                fix="unpack the images of the release beside its lists",
+            )
         return TemplatePairs(probe[kept], enroll[kept], self.same[kept])

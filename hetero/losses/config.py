@@ -74,16 +74,11 @@ class TripletConfig(_Term):
 class _Neighbours(_Term):
     candidates: Candidates = "bank"
     bank: int = Field(default=4096, ge=2)
-    neighbours: int = Field(default=32, ge=2)
 
     @model_validator(mode="after")
     def _one_kind(self) -> _Neighbours:
         if self.candidates == "batch" and self.bank != type(self).model_fields["bank"].default:
             raise ValueError("candidates: batch looks among the batch alone: remove bank, or choose candidates: bank")
-        if self.candidates == "bank" and self.neighbours > self.bank:
-            raise ValueError(
-                f"neighbours: a bank of {self.bank} has no {self.neighbours}: raise bank, or ask for fewer"
-            )
         return self
 
 
@@ -98,12 +93,14 @@ class ContextualConfig(_Neighbours):
 class RankingConfig(_Neighbours):
     """The order of the nearest gallery embeddings, see :func:`hetero.losses.ranking.ranking_loss`."""
 
+    neighbours: int = Field(default=32, ge=2)
     temperature: float = Field(default=0.02, gt=0)
 
 
 class DecoupledConfig(_Neighbours):
     """Differences of similarities, see :func:`hetero.losses.decoupled.decoupled_loss`."""
 
+    neighbours: int = Field(default=32, ge=2)
     feature: float = Field(default=10.0, ge=0)
     inconsistent: float = Field(default=1.0, ge=0)
     consistent: float = Field(default=1.0, ge=0)
@@ -127,12 +124,6 @@ class StructureConfig(_Term):
     bank: int = Field(default=4096, ge=2)
     query_temperature: float = Field(default=0.02, gt=0)
     gallery_temperature: float = Field(default=0.02, gt=0)
-
-    @model_validator(mode="after")
-    def _enough_to_quantise(self) -> StructureConfig:
-        if self.anchors > self.bank:
-            raise ValueError(f"anchors: {self.anchors} are more than the {self.bank} embeddings of bank")
-        return self
 
 
 class CentreConfig(_Term):

@@ -67,6 +67,13 @@ class EvaluationConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_matrix_to_look_at(self) -> EvaluationConfig:
+        asked = "minimum_cell" in self.expect.model_fields_set and self.expect.minimum_cell is not None
+        if asked and not self.matrix:
+            raise ValueError("evaluation.expect.minimum_cell is of the matrix: remove it, or matrix: false")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _split_of_preset(cls, values: Any) -> Any:

@@ -16,7 +16,7 @@ from hetero.config import RunConfig, with_overrides
 from hetero.data.dataset import Dataset
 from hetero.data.open import open_dataset
 from hetero.data.pixels import read_pixels
-from hetero.errors import CheckpointError, ConfigError, MissingExtraError, nearest
+from hetero.errors import CheckpointError, ConfigError, DataError, MissingExtraError, nearest
 from hetero.journal import read_journal
 from hetero.report import schema
 from hetero.report.assemble import curves_from_journal, make_report
@@ -45,6 +45,7 @@ BLOCK = 4096  # pictures decoded at a time: a large split never lies in memory a
 PIXEL_BASELINE_SIDE = 32  # pixels; raw pixels as vectors of more would cost more memory than any model's
 
 
+_FREE_OF_PRESET = ("format", "path", "val_classes", "skip_bad", "min_images_per_class", "invert")
 _FREE_TO_CHANGE = ("data", "evaluation", "device")
 
 
@@ -137,6 +138,7 @@ def evaluate_run(
             [embed(network, read_pixels(dataset, b, model.preprocess), model.preprocess, device=device) for b in blocks]
         )
 
+    require_searchable(dataset, split)
     test, train = (_searched(dataset, name) for name in (split, "train"))
     calibration: Any = {"max_queries": MAX_CALIBRATION_QUERIES, "seed": config.seed}
     require_enough_pairs(train.protocol, config.evaluation.false_accept_rates, **calibration)
@@ -244,6 +246,18 @@ def evaluate_run(
     )
 
 
+def require_searchable(dataset: Dataset, split: str) -> None:
+    """Refuse a split in which nobody can be wrong (DataError)."""
+    searched = dataset.split(split)
+    if chance_level(for_dataset(dataset, searched)) == 1:
+        raise DataError(
+            f"nobody can be wrong about split {split!r} of {dataset.name}: every candidate of a query is of its class",
+            got=f"number of classes: {len(np.unique(dataset.labels[searched]))}",
+            expected="at least 2",
+            fix=f"add classes, or raise data.split.{split}_fraction where hetero divides them",
+        )
+
+
 def _searched(dataset: Dataset, split: str) -> Searched:
     indices = dataset.split(split)
     return Searched(indices, for_dataset(dataset, indices))
@@ -320,6 +334,19 @@ def _baselines(dataset: Dataset, test: Searched, config: RunConfig) -> schema.Ba
     )
 
 
+def _preset(config: RunConfig) -> str | None:
+    """The name of the evaluation, and the data's keys that make it another than the published one."""
+    data, name = config.data, config.evaluation.preset
+    if name is None:
+        return None
+    changed = [
+        f"{key}: {getattr(data, key)}"
+        for key, of in type(data).model_fields.items()
+        if key not in _FREE_OF_PRESET and getattr(data, key) != of.get_default(call_default_factory=True)
+    ]
+    return ", ".join([name, *changed])
+
+
 def _describe(dataset: Dataset, split: str, test: Searched, skipped: int, config: RunConfig) -> schema.DataDescription:
     protocol = "leave-one-out: every image is a query against all others"
     if dataset.roles is not None:
@@ -330,7 +357,7 @@ def _describe(dataset: Dataset, split: str, test: Searched, skipped: int, config
     return schema.DataDescription(
         name=dataset.name,
         split=split,
-        preset=config.evaluation.preset if split == config.evaluation.split else None,
+        preset=_preset(config) if split == config.evaluation.split else None,
         images=len(test.indices),
         classes=len(np.unique(dataset.labels[test.indices])),
         queries=len(test.protocol.scorable),

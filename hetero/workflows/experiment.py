@@ -22,8 +22,9 @@ from hetero.workflows.scores import METRICS, PARAGON, SCORES, load_scores
 
 Scores = dict[str, dict[str, np.ndarray]]
 _PATHS = ("path", "cache", "checkpoint")
+_OF_GALLERY = ("gallery", "data", "preprocess", "joint")
 _PRECISIONS = frozenset({"precision", "gallery_precision"})
-_ROUNDING = 1e-3  # of scores kept in float16
+_ROUNDING = 1e-3  # of scores that earlier versions kept in float16
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def read_experiment(runs: Sequence[Path]) -> Experiment:
         seed, gallery = report.run.seed, config["gallery"]
         require_same(run, runs[0], "gallery models", report.macs.gallery, first.macs.gallery)
         if "checkpoint" not in gallery:
-            training = _without_precision(gallery)
+            training = _without_precision(without_folders({key: config.get(key) for key in _OF_GALLERY}))
             recipe = recipe or (run, training)
             require_same(run, recipe[0], "training of the gallery model", training, recipe[1])
         before = spaces.setdefault(seed, (run, report.space_id))
@@ -170,10 +171,10 @@ def _require_of_report(run: Path, report: Report, scores: Scores) -> None:
                 )
 
 
-def searched(report: Report) -> tuple[str, str, int, str]:
-    """What a report's queries were, to compare with another's."""
-    data = report.run.dataset
-    return data.name, data.split, data.queries, data.protocol
+def searched(report: Report) -> tuple[Any, ...]:
+    """What a report's queries were, to compare with another's: of equal data, equally divided, in one order."""
+    data, config = report.run.dataset, dict(report.run.config)
+    return data.name, data.split, data.queries, data.protocol, without_folders({"data": config["data"]})
 
 
 def _settings(report: Report, student: Student) -> dict[str, Any]:

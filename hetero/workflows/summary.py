@@ -30,7 +30,7 @@ class Comparison:
     Attributes:
         difference: mean over seeds and queries, with its 95 % interval over queries.
         by_seed: the mean over queries of each seed that has both.
-        trainings: how often what is compared was trained: as many as seeds, or fewer where gallery models are compared
+        trainings: how often what is compared was trained: as many as seeds, or fewer where a gallery model is compared
             and one stands under several seeds.
     """
 
@@ -173,7 +173,7 @@ def summarise(
     """
     mine = read_experiment(runs)
     report, scores, reports = mine.report, mine.scores, mine.reports
-    rival, trainings = None, dict[str, int]()
+    rival, galleries = None, {PARAGON: [mine.spaces]}
     if versus:
         other = read_experiment(versus)
         reports = reports + other.reports
@@ -188,7 +188,7 @@ def summarise(
             )
         for seed in common:
             scores[seed][rival.series] = other.scores[seed][PARAGON]
-        trainings[rival.series] = min(len({of[seed] for seed in common}) for of in (mine.spaces, other.spaces))
+        galleries[rival.series] = [mine.spaces, other.spaces]
     pairs = list(compare)
     if not pairs:
         for student in mine.students:
@@ -197,7 +197,7 @@ def summarise(
     if rival is not None:
         pairs.append((PARAGON, rival.series))
     comparisons = tuple(
-        _compared(first, second, metric, scores, resamples, trainings) for first, second in pairs for metric in METRICS
+        _compared(first, second, metric, scores, resamples, galleries) for first, second in pairs for metric in METRICS
     )
     return Summary(
         report,
@@ -217,20 +217,23 @@ def _compared(
     metric: str,
     scores: Mapping[int, Scores],
     resamples: int,
-    trainings: Mapping[str, int],
+    galleries: Mapping[str, Sequence[Mapping[int, str]]],
 ) -> Comparison:
     for series in (first, second):
         known = sorted({name for own in scores.values() for name in own})
         if series not in known:
             raise ConfigError(f"there is no series {series!r} to compare", expected=nearest(series, known))
-    both = [own for own in scores.values() if first in own and second in own]
+    both = {seed: own for seed, own in scores.items() if first in own and second in own}
     if not both:
         raise ConfigError(
             f"{first} and {second} cannot be compared",
             got="no seed that has both",
             fix="train both with one seed",
         )
-    one, two = (np.stack([own[series][metric] for own in both]).astype(np.float64) for series in (first, second))
+    one, two = (
+        np.stack([own[series][metric] for own in both.values()]).astype(np.float64) for series in (first, second)
+    )
     difference = paired_difference(one.mean(0), two.mean(0), resamples=resamples)
-    fewest = min(trainings.get(series, len(both)) for series in (first, second))
+    models = [of for series in (first, second) for of in galleries.get(series, ())]
+    fewest = min([len(both), *(len({of[seed] for seed in both}) for of in models)])
     return Comparison(first, second, metric, difference, tuple((one - two).mean(1).tolist()), fewest)

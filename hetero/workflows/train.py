@@ -12,12 +12,11 @@ from hetero.config import RunConfig
 from hetero.data.dataset import Dataset, digest
 from hetero.data.open import open_dataset
 from hetero.data.unlabelled import read_unlabelled
-from hetero.errors import DataError, MissingExtraError
+from hetero.errors import MissingExtraError
 from hetero.logs import Progress
-from hetero.retrieval.compat import chance_level
 from hetero.retrieval.protocol import for_dataset
 from hetero.retrieval.verification import require_enough_pairs
-from hetero.workflows.evaluate import MAX_CALIBRATION_QUERIES
+from hetero.workflows.evaluate import MAX_CALIBRATION_QUERIES, require_searchable
 
 
 @dataclass(frozen=True)
@@ -106,15 +105,7 @@ def _require_searchable(config: RunConfig, dataset: Dataset) -> None:
         return
     if not config.evaluation.exclude_groups:
         dataset = replace(dataset, groups=None)
-    split = config.evaluation.split
-    searched = dataset.split(split)
-    if chance_level(for_dataset(dataset, searched)) == 1:
-        raise DataError(
-            f"nobody can be wrong about split {split!r} of {dataset.name}: every candidate of a query is of its class",
-            got=f"number of classes: {len(np.unique(dataset.labels[searched]))}",
-            expected="at least 2",
-            fix=f"add classes, or raise data.split.{split}_fraction where hetero divides them",
-        )
+    require_searchable(dataset, config.evaluation.split)
     train = dataset.split("train")
     if len(np.unique(dataset.labels[train])) > 1:
         limits: Any = {"max_queries": MAX_CALIBRATION_QUERIES, "seed": config.seed}

@@ -32,6 +32,28 @@ def test_class_folders_become_sorted_classes_and_paths(make_folder: MakeFolder) 
     assert found.roles is None
 
 
+def test_pictures_in_no_class_folder_are_listed(make_folder: MakeFolder) -> None:
+    root = make_folder({"train/cat": 2, "test/dog": 2})
+    shutil.copy(root / "train/cat/0.png", root / "cover.png")
+    shutil.copy(root / "train/cat/0.png", root / "train" / "lost.png")
+    (root / "notes.txt").write_text("no picture")
+    found = read_folder(FolderConfig(path=root))
+    assert len(found.images) == 4
+    assert list(found.skipped) == [f"{root}/{name}: in no class folder" for name in ("cover.png", "train/lost.png")]
+
+
+def test_links_to_folders_are_followed_and_a_circle_ends(make_folder: MakeFolder) -> None:
+    root = make_folder({"cat": 2, "dog": 2})
+    (root.parent / "more").mkdir()
+    shutil.copy(root / "cat/0.png", root.parent / "more" / "9.png")
+    (root / "cat/more").symlink_to(root.parent / "more")
+    (root / "cat/again").symlink_to(root / "cat")
+    found = read_folder(FolderConfig(path=root, split=ALL_TRAIN))
+    assert [str(path.relative_to(root)) for path in found.images] == [
+        "cat/0.png", "cat/1.png", "cat/more/9.png", "dog/0.png", "dog/1.png",
+    ]  # fmt: skip
+
+
 def test_without_split_folders_classes_are_divided_by_hash(make_folder: MakeFolder) -> None:
     root = make_folder({f"c{i}": 2 for i in range(10)})
     found = read_folder(FolderConfig(path=root))

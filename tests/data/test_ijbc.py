@@ -314,6 +314,19 @@ def test_a_sighting_that_nobody_drew_a_box_for_is_no_face_of_a_list(release: Pat
     assert content(read_ijbc(IjbcConfig(path=release)))[12][1].count(("7.png", 506)) == 1
 
 
+def test_a_sighting_whose_box_cannot_be_is_no_face_of_a_list(release: Path) -> None:
+    with open(release / META, "a") as table:
+        table.write("20.0,img/7.png,508,0,0,0,0" + ",NaN" * 26 + "\n")
+    assert content(read_ijbc(IjbcConfig(path=release)))[12][1].count(("7.png", 506)) == 1
+
+
+@pytest.mark.parametrize(("again", "medium"), [("600", 506), ("506.0", 506), ("90", 90)])
+def test_of_two_sightings_with_one_box_the_least_is_taken(release: Path, again: str, medium: int) -> None:
+    with open(release / META, "a") as table:
+        table.write(f"20.0,img/7.png,{again},3.0,3.0,2.0,4.0" + ",NaN" * 26 + "\n")
+    assert content(read_ijbc(IjbcConfig(path=release)))[12][1].count(("7.png", medium)) == 1
+
+
 def test_lists_without_media_need_the_metadata(release: Path) -> None:
     (release / META).unlink()
     with pytest.raises(DataError, match=r"no such file: .*with_age\.csv; expected .*frames of one video .*SIGHTING_ID"):

@@ -38,7 +38,9 @@ def test_pairs_are_checked_and_can_be_led_to_other_rows() -> None:
     moved = pairs.at(np.array([2, -1, 0, 1]))
     assert (moved.probe.tolist(), moved.enroll.tolist(), moved.same.tolist()) == ([2, 0], [1, 2], [True, False])
     assert pairs.at(np.array([2, 3, 0, -1])).probe.tolist() == [0]
-    with pytest.raises(DataError, match="at least one pair"):
+    with pytest.raises(
+        DataError, match=r"no pair of templates is left; got 3 pairs, each with a template that has no im"
+    ):
         pairs.at(np.array([-1, -1, -1, 1]))
     with pytest.raises(DataError, match="three columns of one length"):
         TemplatePairs(np.array([0]), np.array([1, 2]), np.array([True]))

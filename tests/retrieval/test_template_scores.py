@@ -84,6 +84,50 @@ def test_the_rule_of_search_is_the_difference_of_the_cells(comparisons, models):
     assert rule.difference.value == pytest.approx(large.rank_rates[1].value - own.rank_rates[1].value)
 
 
+def over_subjects(columns: list[tuple[np.ndarray, np.ndarray]], owner: np.ndarray) -> tuple[float, float]:
+    """2.5 % and 97.5 % of the columns' mean ratio (hits over trials) in 2000 draws of whole subjects."""
+    drawn = np.random.default_rng(0).integers(0, SUBJECTS, size=(2000, SUBJECTS))
+    sums = [[[part[owner == subject].sum() for subject in range(SUBJECTS)] for part in column] for column in columns]
+    ratios = [
+        np.mean([sum(hits[i] for i in row) / sum(trials[i] for i in row) for hits, trials in sums]) for row in drawn
+    ]
+    return tuple(np.percentile(ratios, [2.5, 97.5]))
+
+
+def test_intervals_draw_whole_subjects(comparisons, models):
+    pairs = comparisons.pairs
+    found = score_pairs(in_space(models), {}, comparisons, (0.01,))
+    probe, enroll = pairs.probe[pairs.same], pairs.enroll[pairs.same]
+    accepted = {}
+    for cell in (("small", "large"), ("small", "small")):
+        [point] = found.cells[cell]
+        similarities = np.einsum("pd,pd->p", models[cell[0]][probe].astype(float), models[cell[1]][enroll])
+        accepted[cell] = (similarities >= point.similarity).astype(float)
+        expected = over_subjects([(accepted[cell], np.ones(len(probe)))], SUBJECT[probe])
+        assert (point.true_accept_rate.low, point.true_accept_rate.high) == pytest.approx(expected)
+    gained = accepted["small", "large"] - accepted["small", "small"]
+    [rule] = found.rules
+    expected = over_subjects([(gained, np.ones(len(probe)))], SUBJECT[probe])
+    assert (rule.difference.low, rule.difference.high) == pytest.approx(expected)
+
+    searched = score_galleries(in_space(models), {}, comparisons, (1,), (0.1,))
+    owner, columns = SUBJECT[comparisons.probes], {}
+    for cell in (("small", "large"), ("small", "small")):
+        [point] = searched.cells[cell].open_set
+        columns[cell] = []
+        for gallery, listed in comparisons.galleries.items():
+            rows = models[cell[0]][comparisons.probes].astype(float) @ models[cell[1]][listed].astype(float).T
+            mated = np.isin(owner, SUBJECT[listed])
+            right = SUBJECT[listed][rows.argmax(1)] == owner
+            hit = mated & right & (rows.max(1) >= point.similarities[gallery])
+            columns[cell].append((hit.astype(float), mated.astype(float)))
+        rate = point.true_positive_rate
+        assert (rate.low, rate.high) == pytest.approx(over_subjects(columns[cell], owner))
+    gains = [(a - b, mated) for (a, mated), (b, _) in zip(*columns.values(), strict=True)]
+    [rule] = searched.rules
+    assert (rule.difference.low, rule.difference.high) == pytest.approx(over_subjects(gains, owner))
+
+
 def test_the_checks_pass_where_the_rule_holds_and_fail_where_it_does_not(comparisons, models):
     def checks(query: dict[str, np.ndarray], control: np.ndarray):
         pairs = score_pairs(query, {"c": control}, comparisons, (0.01,))

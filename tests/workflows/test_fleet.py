@@ -23,8 +23,10 @@ from hetero.report import words
 from hetero.report.build import build_html, load_report, render_terminal, write_report
 from hetero.report.fleet import Band, Matrix
 from hetero.report.markdown import render_markdown
+from hetero.retrieval.histogram import threshold_at
 from hetero.retrieval.metrics import score
 from hetero.retrieval.protocol import leave_one_out
+from hetero.retrieval.verification import count_pairs
 from hetero.workflows.evaluate import evaluate_run
 from hetero.workflows.train import train_run
 
@@ -71,6 +73,22 @@ def test_the_matrix_holds_every_pair_and_agrees_with_the_students_cells(run, rep
     assert check.value == pytest.approx(report.matrix.minimum.r_at_1.value / small.paragon.r_at_1.value)
     assert check.passed == (check.value >= 0.9)
     assert report.matrix.minimum.query in check.name
+
+
+def test_thresholds_are_set_on_the_training_pairs_of_student_and_gallery_model(run, report):
+    [small] = [one for one in report.thresholds if one.student == "small"]
+    queries, gallery = embedded(run, "students/small", "train"), embedded(run, "gallery", "train")
+    training = count_pairs(queries[0], gallery[0], queries[1])
+    test, others = embedded(run, "students/small"), embedded(run, "gallery")
+    assert small.similarity == threshold_at(training, small.false_accept_rate)
+    assert small.impostor_pairs == training.impostor.sum()
+    measured = count_pairs(test[0], others[0], test[1])
+    accepted = measured.lower_edges >= small.similarity
+    assert small.true_accept_rate == pytest.approx(measured.genuine[accepted].sum() / measured.genuine.sum())
+    assert small.measured_false_accept_rate == pytest.approx(
+        measured.impostor[accepted].sum() / measured.impostor.sum()
+    )
+    assert small.similarity != threshold_at(measured, small.false_accept_rate)
 
 
 def test_controls_alone_are_turned(report):

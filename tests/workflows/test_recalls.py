@@ -34,7 +34,7 @@ def birds(config, tmp_path_factory):
 def test_a_preset_adds_its_recalls_to_every_cell(trained, birds):
     plain = evaluate_run(trained)
     report = evaluate_run(trained, overrides=[birds, "evaluation.preset=cub200"])
-    assert report.run.dataset.preset == "cub200"
+    assert report.run.dataset.preset == "cub200, train_classes: 8"  # the published one has a hundred
     for before, after in zip(plain.students, report.students, strict=True):
         assert before.recalls == {}
         assert after.recall_ranks == (1, 2, 4, 8)

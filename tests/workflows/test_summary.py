@@ -108,6 +108,32 @@ def test_equal_recipes_are_seldom_told_apart_however_narrow_the_interval_over_qu
     assert max(claims.values()) < 0.09, claims  # 0.05 is meant; signs that agree alone would give 0.25, 0.06
 
 
+def test_of_a_gallery_model_that_stands_under_all_seeds_nothing_is_claimed(runs, tmp_path):
+    seeds = [runs[0], *(as_seed(runs[0], tmp_path / f"{seed}", seed) for seed in (1, 2))]
+    found = summarise(seeds, [("small", "paragon"), ("small", "small/homogeneous")])
+    assert [one.trainings for one in found.comparisons] == [3, 3, 3, 3]
+    for copied in seeds[1:]:
+        report = json.loads((copied / "report.json").read_text())
+        report["space_id"] = json.loads((seeds[0] / "report.json").read_text())["space_id"]
+        (copied / "report.json").write_text(json.dumps(report))
+    found = summarise(seeds, [("small", "paragon"), ("small", "small/homogeneous")])
+    assert [one.trainings for one in found.comparisons] == [1, 1, 3, 3]
+    assert [one.over_trainings is None for one in found.comparisons] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("section", "keys", "what"),
+    [("data", {"min_images_per_class": 3}, "data"), ("preprocess", {"mean": [0.4]}, "training of the gallery model")],
+)
+def test_runs_of_other_pictures_are_not_one_experiment(runs, tmp_path, section, keys, what):
+    other = as_seed(runs[0], tmp_path / "other", 1)
+    report = json.loads((other / "report.json").read_text())
+    report["run"]["config"][section].update(keys)
+    (other / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ConfigError, match=f"does not belong to the experiment.*other {what}"):
+        summarise([runs[0], other])
+
+
 def test_of_gallery_models_that_stand_under_several_seeds_none_is_claimed_either_way_round(runs, tmp_path, made_up):
     others = [rewritten(run, tmp_path / f"b{run.name}", lambda a: a.update({"paragon|r_at_1": a["paragon|r_at_1"] / 2}))
               for run in runs]  # fmt: skip
