@@ -132,10 +132,6 @@ class RunConfig(Section):
             raise ValueError(f"students: the name {taken} is the gallery model's")
         if self.students and self.student_training is None:
             raise ValueError("student_training is missing: the students need epochs, lr and so on")
-        if self.students and not any(student.role == "control" for student in self.students):
-            for key in ("rotations", "procrustes"):
-                if getattr(self.evaluation, key):
-                    raise ValueError(f"evaluation.{key} is for controls, and no student has role: control")
         for student in self.students:
             _require_trainable(student, self.student_training)
         if isinstance(self.joint, TogetherConfig):

@@ -69,8 +69,8 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _a_matrix_to_look_at(self) -> EvaluationConfig:
-        asked = "minimum_cell" in self.expect.model_fields_set and self.expect.minimum_cell is not None
-        if asked and not self.matrix:
+        unasked = (None, ExpectConfig.model_fields["minimum_cell"].default)
+        if not self.matrix and self.expect.minimum_cell not in unasked:
             raise ValueError("evaluation.expect.minimum_cell is of the matrix: remove it, or matrix: false")
         return self
 
