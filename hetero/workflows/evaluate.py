@@ -28,6 +28,7 @@ from hetero.retrieval.protocol import Protocol, for_dataset
 from hetero.retrieval.verification import Threshold, calibrate, count_pairs, require_enough_pairs
 from hetero.space import Compatibility
 from hetero.workflows.checks import make_checks
+from hetero.workflows.description import describe_data, speeds
 from hetero.workflows.examples import make_examples
 from hetero.workflows.fleet import make_band, make_mapped, make_matrix, make_tax, score_mapped
 from hetero.workflows.recalls import with_recalls
@@ -45,7 +46,6 @@ BLOCK = 4096  # pictures decoded at a time: a large split never lies in memory a
 PIXEL_BASELINE_SIDE = 32  # pixels; raw pixels as vectors of more would cost more memory than any model's
 
 
-_FREE_OF_PRESET = ("format", "path", "val_classes", "skip_bad", "min_images_per_class", "invert")
 _FREE_TO_CHANGE = ("data", "evaluation", "device")
 
 
@@ -224,8 +224,10 @@ def evaluate_run(
             seed=config.seed,
             device=device,
             threads=record.threads,
-            dataset=_describe(dataset, split, test, next(iter(scored.values())).skipped, config),
-            **_speeds(journal, config),
+            dataset=describe_data(
+                dataset, split, len(test.protocol.scorable), next(iter(scored.values())).skipped, config
+            ),
+            **speeds(journal, config),
         ),
         students=entries,
         baselines=baselines,
@@ -332,59 +334,6 @@ def _baselines(dataset: Dataset, test: Searched, config: RunConfig) -> schema.Ba
             description="expected score of a random ranking", r_at_1=Interval.exact(chance_level(test.protocol))
         ),
     )
-
-
-def _preset(config: RunConfig) -> str | None:
-    """The name of the evaluation, and the data's keys that make it another than the published one."""
-    data, name = config.data, config.evaluation.preset
-    if name is None:
-        return None
-    changed = [
-        f"{key}: {getattr(data, key)}"
-        for key, of in type(data).model_fields.items()
-        if key not in _FREE_OF_PRESET and getattr(data, key) != of.get_default(call_default_factory=True)
-    ]
-    return ", ".join([name, *changed])
-
-
-def _describe(dataset: Dataset, split: str, test: Searched, skipped: int, config: RunConfig) -> schema.DataDescription:
-    protocol = "leave-one-out: every image is a query against all others"
-    if dataset.roles is not None:
-        protocol = "queries against the gallery, as the data's roles say"
-    if dataset.groups is not None:
-        protocol += "; images of one group never match each other"
-    train = dataset.split("train")
-    return schema.DataDescription(
-        name=dataset.name,
-        split=split,
-        preset=_preset(config) if split == config.evaluation.split else None,
-        images=len(test.indices),
-        classes=len(np.unique(dataset.labels[test.indices])),
-        queries=len(test.protocol.scorable),
-        queries_without_match=skipped,
-        unusable_images=len(dataset.skipped),
-        protocol=protocol,
-        train_images=len(train),
-        train_classes=len(np.unique(dataset.labels[train])),
-    )
-
-
-def _speeds(journal: Sequence[Mapping[str, Any]], config: RunConfig) -> dict[str, dict[str, float]]:
-    """Seconds and images/s by phase, from the lines that survived: work thrown away by a kill is not counted."""
-    seconds: dict[str, float] = {}
-    images: dict[str, float] = {}
-    last: dict[str, int] = {}
-    for line in journal:
-        phase = line["phase"]
-        train = config.gallery.train if phase in ("gallery", "together") else config.student_training
-        count = (line["step"] - last.get(phase, 0)) * (train.batch_size if train else 0)
-        last[phase] = line["step"]
-        seconds[phase] = seconds.get(phase, 0.0) + count / max(line["images_per_s"], 1e-9)
-        images[phase] = images.get(phase, 0.0) + count
-    return {
-        "durations_s": {phase: round(value, 1) for phase, value in seconds.items()},
-        "images_per_s": {phase: round(images[phase] / max(seconds[phase], 1e-9), 1) for phase in seconds},
-    }
 
 
 def _threshold(name: str, threshold: Threshold) -> schema.Threshold:
